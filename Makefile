@@ -1,0 +1,70 @@
+# `make demo`, `make test` and `make check` each work alone on a fresh machine: they make .venv, install into it what they need, and nothing twice.
+# Needs Python 3.11 or newer and about 2 GB; another interpreter: `make test PYTHON=python3.12`.
+
+PYTHON  ?= python3
+WORKERS ?= 2
+VENV    := .venv
+PY      := $(VENV)/bin/python
+# -qq leaves errors and drops warnings. Every install is held to constraints.txt: a bare torch would pull gigabytes of CUDA libraries and another build than the tests ran on.
+PIP     := $(PY) -m pip install -qq --no-input --constraint constraints.txt
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:  # two pips at once in one environment break each other
+.PHONY: help demo test test-slow check bench bench-quick docs clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1  \2/p' $(MAKEFILE_LIST) | awk '{ printf "  make %-12s", $$2; $$1 = $$2 = ""; print }'
+
+demo: $(VENV)/.installed  ## train on two small real data sets, and say where the reports are
+	@$(PY) -m fivestep demo
+
+test: $(VENV)/.installed-test  ## all tests but the slow ones, on two processes (WORKERS=2)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
+
+test-slow: $(VENV)/.installed-test  ## the tests that take minutes: whole corpora, kills at random, full disks
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal -m slow
+
+check: $(VENV)/.installed-test $(VENV)/.installed-check  ## lint, format, types, and the direction of imports
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m pyright src
+	@$(PY) -m pytest tests/test_imports_point_down.py
+
+bench: $(VENV)/.installed-test  ## every benchmark, with the machine and the spread (long)
+	@$(PY) bench/run.py
+
+bench-quick: $(VENV)/.installed-test  ## the same in a few minutes, with wider spreads
+	@$(PY) bench/run.py --quick
+
+docs: $(VENV)/.installed  ## write the tables in docs/ that come from the code
+	@$(PY) docs/write_tables.py
+
+clean:  ## remove what make and the tools made; runs/ is yours and stays
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist site
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp stands for an install that ended well; it is made anew when what decides about it changes.
+$(VENV)/.torch: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("fivestep needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12")'
+	@echo "Making $(VENV) and installing torch (a minute or two, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) torch
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml
+	@echo "Installing fivestep"
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	@echo "Installing what the tests use"
+	@$(PIP) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.installed-check: $(VENV)/.installed
+	@echo "Installing ruff and pyright"
+	@$(PIP) --editable '.[check]'
+	@touch $@

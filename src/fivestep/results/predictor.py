@@ -1,0 +1,179 @@
+"""From rows to named predictions: encode, run the model in blocks of one size, decode. The one owner of prediction, for a run and for a loaded artifact.
+
+Blocks are copied into memory of their own and the last one is padded: the same row in a batch of 1 and of 256 differs in bits, at another place of an equal
+block it does not (DESIGN, "Blocks").
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fivestep.data.batches import count_examples, map_tensors, mover, tensors_of
+from fivestep.errors import DataError, UsageError
+from fivestep.model.losses import Decoding
+from fivestep.train import loop
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A trained module with all that turns rows into its inputs and its outputs into values."""
+
+    module: nn.Module
+    decoding: Decoding
+    columns: Any = None  # fitted columns of a table
+    block: int = 256
+    pick: Callable[[Any], Any] | None = None  # what the loss saw of the outputs (`output=`)
+    predict_outputs: Callable[[Any], Any] | None = None  # a loss that predicts by itself (AdaptiveLogSoftmaxWithLoss)
+    autocast: contextlib.AbstractContextManager[Any] = loop.OFF
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        return next((tensor.device for tensor in (*self.module.parameters(), *self.module.buffers())), torch.device("cpu"))
+
+    # -- outputs ------------------------------------------------------------------------------------------------------------------------------------------
+
+    def outputs(self, source: Any, rows: Tensor | None = None) -> Any:
+        """The model's raw outputs for all rows of a Source (or those at `rows`), on the CPU, in order."""
+        return loop.predict(self.module, self._blocks(source, rows), autocast=self.autocast, pick=self.pick)
+
+    def _blocks(self, source: Any, rows: Tensor | None) -> Iterator[tuple[Any, int]]:
+        rows = torch.arange(len(source)) if rows is None else rows
+        move = mover(self.device)
+        for begin in range(0, len(rows), self.block):
+            chosen = rows[begin : begin + self.block]
+            count = len(chosen)
+            inputs = source.take(chosen)[0]
+            inputs = map_tensors(lambda tensor: tensor.to(self.dtype) if tensor.is_floating_point() else tensor, inputs)
+            if count < self.block and getattr(source, "collate", None) is None and all(t.dim() and len(t) == count for t in tensors_of(inputs)):
+                inputs = map_tensors(lambda tensor, count=count: torch.cat([tensor, tensor[:1].expand(self.block - count, *tensor.shape[1:])]), inputs)
+            yield move(inputs), count
+
+    # -- predictions --------------------------------------------------------------------------------------------------------------------------------------
+
+    def decode(self, outputs: Any, *, probabilities: bool = False) -> Any:
+        """Values in the target's unit, labels of classes, or probabilities."""
+        if self.predict_outputs is not None:
+            outputs = self.predict_outputs(outputs)
+        if self.decoding.task in ("binary", "multiclass", "multilabel"):
+            return self.decoding.probabilities(outputs) if probabilities else self.decoding.labels(outputs)
+        if probabilities:
+            raise UsageError("probabilities=True needs a model of classes; this one predicts numbers.")
+        return self.decoding.values(outputs)
+
+    def predict(self, rows: Any, *, probabilities: bool = False) -> Any:
+        """Predictions for new rows, in their order, on the CPU, in the kind of container that was given (a path gives a polars frame)."""
+        if self.columns is not None:
+            return self._predict_table(rows, probabilities)[0]
+        source, container = as_source(rows)
+        if not len(source):
+            return torch.empty(0) if container == "torch" else np.empty(0)
+        predicted = self.decode(self.outputs(source), probabilities=probabilities)
+        if isinstance(predicted, Tensor):
+            return predicted.numpy() if container == "numpy" else predicted
+        return np.asarray(predicted) if container == "numpy" else predicted
+
+    def predict_table(self, rows: Any, *, probabilities: bool = False) -> tuple[Any, list[str]]:
+        """The same for a table, with the notes: extra columns, unseen categories, values outside the training range."""
+        return self._predict_table(rows, probabilities)
+
+    def _predict_table(self, rows: Any, probabilities: bool) -> tuple[Any, list[str]]:
+        if isinstance(rows, Tensor) or (isinstance(rows, np.ndarray) and rows.dtype.names is None):
+            raise DataError("This model was trained on a table with named columns; rows without names could stand in another order. Give a frame, a dict of columns or a file.")
+        numbers, codes, notes = self.columns.read_for_prediction(rows)
+        frame = self.frame(numbers, codes, probabilities=probabilities)
+        return as_container(frame, rows), list(notes)
+
+    def frame(self, numbers: Tensor, codes: Tensor, *, probabilities: bool = False) -> dict[str, np.ndarray]:
+        """Predictions for raw numbers and codes of a table, as named columns."""
+        names = self.columns.target_names or ("prediction",)
+        if not len(numbers):
+            return {name: np.empty(0) for name in names}
+        encoded = self.columns.encoder()(numbers, codes)
+        source = ArrayRows(encoded)
+        outputs = self.outputs(source)
+        predicted = self.decode(outputs)
+        if self.decoding.task in ("binary", "multiclass"):
+            columns = {names[0]: np.asarray(predicted)}
+            if probabilities:
+                table = np.asarray(self.decode(outputs, probabilities=True))
+                columns |= {f"probability_{label}": table[:, position] for position, label in enumerate(self.decoding.classes or range(table.shape[1]))}
+            return columns
+        values = np.asarray(predicted, dtype=np.float64).reshape(len(numbers), -1)
+        if probabilities:
+            raise UsageError("probabilities=True needs a model of classes; this one predicts numbers.")
+        return {name: values[:, position] for position, name in enumerate(names if len(names) == values.shape[1] else [f"{names[0]}_{k}" for k in range(values.shape[1])])}
+
+    def full_model(self) -> nn.Module:
+        """Columns, model and decoding as one module: raw tensors in, target units (or probabilities) out."""
+        return FullModel(self.columns.encoder() if self.columns is not None else None, copy.deepcopy(self.module).cpu().eval(), self.decoding, self.pick)
+
+
+class FullModel(nn.Module):
+    """`forward(numbers, codes)` of a table, or the model's own inputs; gives values in the target's unit, or probabilities of classes."""
+
+    def __init__(self, encoder: nn.Module | None, model: nn.Module, decoding: Decoding, pick: Callable[[Any], Any] | None):
+        super().__init__()
+        self.encoder, self.model, self.decoding, self.pick = encoder, model, decoding, pick
+
+    def forward(self, *inputs: Any) -> Any:
+        encoded = inputs if self.encoder is None else self.encoder(*inputs)
+        outputs = self.model(*encoded) if isinstance(encoded, tuple) else self.model(encoded)
+        outputs = outputs if self.pick is None else self.pick(outputs)
+        return self.decoding.probabilities(outputs) if self.decoding.task in ("binary", "multiclass", "multilabel") else self.decoding.values(outputs)
+
+
+class ArrayRows:
+    """A Source of inputs alone."""
+
+    def __init__(self, inputs: Any):
+        self.inputs = inputs
+
+    def __len__(self) -> int:
+        return count_examples(self.inputs)
+
+    def take(self, indices: Tensor) -> tuple[Any, tuple[Any, ...], None]:
+        return map_tensors(lambda tensor: tensor.index_select(0, indices), self.inputs), (), None
+
+
+def as_source(rows: Any) -> tuple[Any, str]:
+    """A Source and the container its predictions are given back in ("torch" or "numpy"), from tensors, arrays, a Data, a Dataset or a Source."""
+    if hasattr(rows, "take") and hasattr(rows, "targets") and not isinstance(rows, (np.ndarray, Tensor)):
+        return rows, "torch"
+    if hasattr(rows, "source") and hasattr(rows, "kind"):
+        return rows.source, "torch"
+    if isinstance(rows, Tensor):
+        return ArrayRows(rows), "torch"
+    if isinstance(rows, (tuple, dict)):
+        values = rows.values() if isinstance(rows, dict) else rows
+        container = "numpy" if any(isinstance(value, np.ndarray) for value in values) else "torch"
+        return ArrayRows({k: torch.as_tensor(v) for k, v in rows.items()} if isinstance(rows, dict) else tuple(torch.as_tensor(value) for value in rows)), container
+    if isinstance(rows, (str, Path)):
+        raise UsageError(f"This model was trained on arrays or images, so {str(rows)!r} cannot be read for it. Give the arrays.")
+    if hasattr(rows, "__getitem__") and hasattr(rows, "__len__") and not isinstance(rows, (np.ndarray, list)):
+        from fivestep.data.sources import DatasetSource
+
+        return DatasetSource(rows), "torch"
+    return ArrayRows(torch.as_tensor(np.asarray(rows))), "numpy"
+
+
+def as_container(frame: dict[str, np.ndarray], like: Any) -> Any:
+    """Named columns in the kind of container that came in: pandas for pandas, a dict for a dict, polars for polars, Arrow or a path."""
+    if isinstance(like, dict):
+        return frame
+    if type(like).__module__.split(".")[0] == "pandas":
+        import pandas
+
+        return pandas.DataFrame(frame, index=like.index)
+    import polars
+
+    return polars.DataFrame({name: values.tolist() if values.dtype == object else values for name, values in frame.items()})

@@ -1,0 +1,384 @@
+"""What `fit` and `load` return: a trained model with its scores, predictions and way to the disk.
+
+`Run` knows its splits and history, `Model` only what the artifact holds; both predict and evaluate through the same `Predictor`.
+"""
+
+from __future__ import annotations
+
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fivestep.data.batches import map_tensors, tensors_of
+from fivestep.data.data import Data, Part, Splits
+from fivestep.errors import ArtifactError, CannotCreateError, SettingsError, UsageError
+from fivestep.model import building, calibration, metrics as scoring, models
+from fivestep.model.losses import Decoding
+from fivestep.results import artifact as artifacts
+from fivestep.results import runs
+from fivestep.results.predictor import ArrayRows, Predictor, as_source
+from fivestep.settings import Settings
+
+SELF_TEST_ROWS = 8
+
+
+class Model:
+    """A trained model that was loaded: `predict`, `evaluate`, `full_model`; `model` is the module itself."""
+
+    def __init__(self, predictor: Predictor, *, task: str | None, recipe: dict[str, Any], facts: dict[str, Any] | None = None):
+        self._predictor, self._task, self._recipe, self.facts = predictor, task, recipe, facts or {}
+
+    @classmethod
+    def from_artifact(cls, found: Any, model: Any = None) -> Model:
+        """Build the module (a built-in by its recipe, else the caller's), load the weights, and let the self-test rows prove it (A9)."""
+        from fivestep.data.columns import Columns
+
+        recipe = found.recipe
+        if recipe.get("kind") == "built-in" and model is None:
+            module = models.build_built_in(recipe["name"], recipe["args"])
+        elif model is None:
+            raise UsageError(
+                f"This artifact holds the weights of {recipe.get('qualname') or recipe.get('class') or 'a model of yours'}, and nothing in an artifact is executed. "
+                "Give the class or an instance: fs.load(path, model=Net) or fs.load(path, model=Net(13)); in the shell --model mine.py:Net."
+            )
+        else:
+            args = recipe.get("args", {}) if recipe.get("kind") == "import" else {}
+            facts = {key: value for key, value in found.facts.get("model_facts", {}).items() if value is not None}
+            module = model if isinstance(model, nn.Module) else building.build_model(model, args, facts=facts, seed=0).module
+        try:
+            initialise_lazy(module, found.self_test[0])
+            module.load_state_dict(found.state)
+        except (RuntimeError, KeyError) as error:
+            raise ArtifactError(f"The weights do not fit this model: {error}") from error
+        columns = None if found.columns is None else Columns.from_json(found.columns)
+        decoding = Decoding.from_json(found.decoding)
+        dtype = next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
+        predictor = Predictor(module.eval(), decoding, columns, int(found.facts["block"]), pick_of(found.facts.get("output")), dtype=dtype)
+        loaded = cls(predictor, task=decoding.task, recipe=recipe, facts=found.facts)
+        loaded._self_test(*found.self_test)
+        return loaded
+
+    def _self_test(self, inputs: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+        if not inputs:
+            return
+        outputs = self._predictor.outputs(ArrayRows(from_names(inputs)))
+        problem = artifacts.self_test_problem(to_names(outputs), expected)
+        if problem:
+            raise ArtifactError(
+                f"The self-test rows of this artifact do not give the outputs they gave when it was saved: {problem}. Weights, preprocessing or the model's code "
+                "were exchanged, or this torch computes otherwise. Nothing was predicted."
+            )
+
+    @property
+    def model(self) -> nn.Module:
+        """The user's own module, trained."""
+        return self._predictor.module
+
+    @property
+    def full_model(self) -> nn.Module:
+        """Columns, model and decoding as one module: raw tensors in, values in the target's unit or probabilities out."""
+        return self._predictor.full_model()
+
+    @property
+    def classes(self) -> tuple[Any, ...] | None:
+        return self._predictor.decoding.classes
+
+    @property
+    def can_predict(self) -> bool:
+        return True
+
+    def predict(self, rows: Any, *, probabilities: bool = False, spread: bool = False) -> Any:
+        """Predictions in the target's unit or label names, in input order, on the CPU, in the kind of container given (a path gives a polars frame)."""
+        if spread:
+            raise UsageError("spread=True needs a model of several members; this model has one. ")
+        if isinstance(rows, Data):
+            rows = rows.typed.table if rows.kind == "table" else rows.source
+        return self._predictor.predict(rows, probabilities=probabilities)
+
+    def evaluate(self, data: Any, *, metrics: Any = None) -> scoring.Scores:
+        """Scores with 95 % intervals on rows whose targets are known: a path or frame for tables, a `Data`, or `(inputs, targets)`."""
+        predictor = self._predictor
+        if predictor.columns is not None:
+            typed = predictor.columns.read_with_targets(data.typed.table if isinstance(data, Data) else data)
+            source: Any = ArrayRows(predictor.columns.encode(typed))
+            targets = predictor.columns.targets(typed, None)
+        else:
+            if isinstance(data, (tuple, list)) and len(data) == 2:
+                data = Data.arrays(data[0], data[1])
+            source = as_source(data)[0]
+            targets = source.targets[0] if getattr(source, "targets", ()) else None
+        if targets is None:
+            raise UsageError("evaluate needs rows whose targets are known: (inputs, targets), or a table with the target's column.")
+        return self._score(predictor.outputs(source), targets, metrics, split="data")
+
+    def evaluate_part(
+        self,
+        splits: Splits,
+        part: Part,
+        *,
+        folder: Path | None,
+        source: Any = None,
+        targets: Tensor | None = None,
+        train_targets: Tensor | None = None,
+        loss: float | None = None,
+        metrics: Any = None,
+        seed: int = 0,
+    ) -> scoring.Scores:
+        """Scores on the rows of one split; a look at "test" is counted beside all runs on the same data and split."""
+        columns = self._predictor.columns
+        if source is None and columns is not None:
+            source = ArrayRows(columns.encode(part.data.typed, part.indices.numpy()))
+            targets = columns.targets(part.data.typed, part.indices.numpy())
+            train_targets = columns.targets(splits.train.data.typed, splits.train.indices.numpy())
+        elif source is None:
+            inputs, found, _ = part.data.source.take(part.indices)
+            source, targets = ArrayRows(inputs), found[0]
+            train_targets = splits.train.data.source.take(splits.train.indices)[1][0]
+        looks = runs.count_look(folder, splits.fingerprint, "test") if part.name == "test" else None
+        if targets is None:
+            return scoring.score(None, None, None, loss=loss, split=part.name, looks=looks)
+        return self._score(
+            self._predictor.outputs(source),
+            targets,
+            metrics,
+            split=part.name,
+            loss=loss,
+            looks=looks,
+            groups=group_codes(splits.values_of(splits.group, part)),
+            times=splits.values_of(splits.time, part),
+            train_targets=train_targets,
+            seed=seed,
+        )
+
+    def _score(self, outputs: Any, targets: Any, metrics: Any, *, split: str, **more: Any) -> scoring.Scores:
+        decoding = self._predictor.decoding
+        classed = decoding.task in ("binary", "multiclass", "multilabel")
+        predictions = self._predictor.decode(outputs, probabilities=classed) if decoding.task else None
+        if predictions is not None and not classed and isinstance(targets, Tensor) and predictions.numel() == targets.numel():
+            predictions = predictions.reshape(targets.shape)
+        if decoding.task in ("binary", "multiclass") and isinstance(targets, Tensor):
+            targets = targets.long().flatten() if targets.numel() == len(targets) else targets
+        return scoring.score(decoding.task, predictions, targets, metrics=metrics, outputs=outputs, classes=decoding.classes, split=split, **more)
+
+    def save(self, path: str | Path, *, replace: bool = False) -> Path:
+        """Write the artifact (a folder); or the plain `state_dict` where the path ends in .pt, .pth or .safetensors."""
+        path = Path(path)
+        state = {name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
+        if path.suffix in (".pt", ".pth", ".safetensors"):
+            return artifacts.save_state_dict(path, state)
+        if path.exists() and not replace and not (path / "artifact.json").exists():
+            raise CannotCreateError(f"{path} exists and is no artifact; it is not overwritten. Choose another path.")
+        predictor = self._predictor
+        facts = dict(self.facts) | {"block": predictor.block}
+        return artifacts.save_artifact(
+            path,
+            recipe=self._recipe,
+            state=state,
+            columns=predictor.columns.to_json() if predictor.columns is not None else None,
+            decoding=predictor.decoding.to_json(),
+            self_test=self._self_test_rows(),
+            facts=facts,
+            card=self._card(),
+            replace=replace,
+        )
+
+    def _self_test_rows(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return {}, {}
+
+    def _card(self) -> str:
+        return "# A model trained with fivestep\n"
+
+    def __repr__(self) -> str:
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        return f"Model: {type(self.model).__name__} with {parameters:,} parameters, task {self._predictor.decoding.task}"
+
+
+class Run(Model):
+    """A finished training: `.model`, `.history`, `.findings`, `.settings`, `.folder`; `evaluate`, `predict`, `plot`, `save`."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        *,
+        splits: Splits,
+        history: list[dict[str, Any]],
+        settings: Settings,
+        findings: list[Any],
+        folder: Path | None,
+        task: str | None,
+        metrics: Any,
+        recipe: dict[str, Any],
+        encoded: dict[str, Any],
+        targets_in_unit: Callable[[str], Tensor | None],
+        seed: int,
+        watched_test: int,
+        evaluate_loss: Callable[[str], float],
+    ):
+        super().__init__(predictor, task=task, recipe=recipe)
+        self.splits, self.history, self.settings, self.findings, self.folder = splits, history, settings, findings, folder
+        self._metrics, self._encoded, self._targets, self._seed, self._watched_test = metrics, encoded, targets_in_unit, seed, watched_test
+        self._evaluate_loss = evaluate_loss
+        self.facts = {
+            "rows": {name: len(source) for name, source in encoded.items()},
+            "data_fingerprint": splits.fingerprint,
+            "output": settings.asked.get("output") if isinstance(settings.asked.get("output"), (str, int)) else None,
+            "model_facts": {"num_inputs": splits.num_inputs, "num_outputs": splits.num_outputs, "num_categories": splits.num_categories},
+            "weights_sha256": building.parameter_hash(predictor.module.state_dict()),
+        }
+
+    @property
+    def can_predict(self) -> bool:
+        """Whether the model's forward gives predictions: not where a GAN's `step` or an own `compute` holds several models together."""
+        return type(self.model).forward is not nn.Module.forward and self._predictor.decoding is not None
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the weights: two runs that ended in the same bits have the same."""
+        return building.parameter_hash(self.model.state_dict())
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The row of history whose weights are kept."""
+        rows = [row for row in self.history if row.get("best")]
+        return (rows[-1] if rows and self.settings.chosen.get("keep") == "best" else self.history[-1]) if self.history else None
+
+    def evaluate(self, split_or_data: Any = "val", *, metrics: Any = None) -> scoring.Scores:
+        """Scores on a split ("train", "val", "test") or on other data, each with its 95 % interval beside a no-skill baseline.
+
+        Looking at "test" is counted beside all runs on the same data and split; the count is shown with the score.
+        """
+        metrics = self._metrics if metrics is None else metrics
+        if isinstance(split_or_data, Part):
+            split_or_data = split_or_data.name
+        if not isinstance(split_or_data, str) or split_or_data not in ("train", "val", "test"):
+            return super().evaluate(split_or_data, metrics=metrics)
+        name = split_or_data
+        part = self.splits.part(name)
+        return self.evaluate_part(
+            self.splits, part, folder=self.folder, source=self._encoded[name], targets=self._targets(name), train_targets=self._targets("train"),
+            loss=self._evaluate_loss(name), metrics=metrics, seed=self._seed,
+        )  # fmt: skip
+
+    def predict(self, rows_or_split: Any = "test", *, probabilities: bool = False, spread: bool = False) -> Any:
+        """Predictions for new rows, or for a split by its name (a tensor or array of labels, in the split's order)."""
+        if isinstance(rows_or_split, Part):
+            rows_or_split = rows_or_split.name
+        if isinstance(rows_or_split, str) and rows_or_split in ("train", "val", "test"):
+            self.splits.part(rows_or_split)
+            return self._predictor.decode(self._predictor.outputs(self._encoded[rows_or_split]), probabilities=probabilities)
+        predicted = super().predict(rows_or_split, probabilities=probabilities, spread=spread)
+        from fivestep.checks import gate
+
+        self.findings.extend(gate.after_prediction(self, rows_or_split))
+        return predicted
+
+    def calibrate(self) -> float:
+        """Fit a temperature on validation and keep it where it helps; returns it (1.0: left as it was)."""
+        targets = self._targets("val")
+        decoding = self._predictor.decoding
+        if targets is None or decoding.head not in ("softmax", "sigmoid"):
+            return 1.0
+        logits = self._predictor.outputs(self._encoded["val"])
+        if not isinstance(logits, Tensor) or logits.dim() > 2:
+            return 1.0
+        temperature = calibration.fit_temperature(logits, targets.long().flatten(), decoding.task)
+        if temperature != 1.0:
+            self._predictor = replace(self._predictor, decoding=replace(decoding, temperature=float(temperature)))
+        return temperature
+
+    def _self_test_rows(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        source = self._encoded["train"]
+        rows = torch.arange(min(len(source), SELF_TEST_ROWS))
+        inputs = map_tensors(lambda tensor: tensor.to(self._predictor.dtype) if tensor.is_floating_point() else tensor, source.take(rows)[0])
+        if not all(tensor.dim() for tensor in tensors_of(inputs)) or not tensors_of(inputs):
+            return {}, {}
+        return to_names(inputs), to_names(self._predictor.outputs(ArrayRows(inputs)))
+
+    def _card(self) -> str:
+        best = self.best or {}
+        lines = [
+            f"# {type(self.model).__name__}, trained with fivestep",
+            "",
+            f"- task: {self._predictor.decoding.task}; data: {self.splits.train.data.origin}",
+            f"- rows: {', '.join(f'{name} {count:,}' for name, count in self.facts['rows'].items())}",
+            f"- epochs run: {len(self.history)}; kept: epoch {best.get('epoch')}, training loss {best.get('train_loss')}, validation loss {best.get('val_loss')}",
+            f"- weights SHA-256: {self.facts['weights_sha256']}",
+            "",
+            "Checksums in MANIFEST.json prove that nothing changed by accident, not who made it.",
+            'Load: `fivestep predict MODEL new.csv -o out.csv`, or in Python `fivestep.load("model.fivestep")`.',
+            "",
+        ]
+        return "\n".join(lines)
+
+    def plot(self, kind: str = "loss") -> Any:
+        """A matplotlib figure: "loss" or "predictions"."""
+        from fivestep.watch import plots
+
+        return plots.plot_run(self, kind)
+
+    def __repr__(self) -> str:
+        rows = self.history
+        text = f"Run: {type(self.model).__name__}, {len(rows)} epochs"
+        if self.best:
+            text += f", kept epoch {self.best['epoch']}: training loss {self.best['train_loss']:.6g}"
+            text += f", validation loss {self.best['val_loss']:.6g}" if "val_loss" in self.best else ""
+        loud = [finding for finding in self.findings if finding.severity != "note"]
+        text += f"; findings: {', '.join(finding.code for finding in loud)}" if loud else ""
+        return text + (f"\n  folder {self.folder}" if self.folder else "")
+
+    def _repr_html_(self) -> str:
+        import html
+
+        return f"<pre>{html.escape(repr(self))}</pre>"
+
+
+def group_codes(values: Any) -> Any:
+    """Any group labels as int64 codes."""
+    if values is None:
+        return None
+    import numpy
+
+    return torch.as_tensor(numpy.unique(numpy.asarray(values), return_inverse=True)[1].astype("int64"))
+
+
+def initialise_lazy(module: nn.Module, inputs: dict[str, Tensor]) -> None:
+    """A lazy module gets its shapes from the self-test rows before weights can be loaded."""
+    if inputs and any(isinstance(tensor, nn.parameter.UninitializedParameter) for tensor in module.parameters()):
+        from fivestep.train import loop
+
+        with loop.evaluating(module):
+            loop.forward(module, from_names(inputs))
+
+
+def to_names(value: Any) -> dict[str, Tensor]:
+    """A nest of tensors as flat names that JSON-less safetensors can hold: `x`, `tuple.0`, `dict.key`."""
+    if isinstance(value, Tensor):
+        return {"x": value.detach().cpu().contiguous()}
+    if isinstance(value, dict):
+        return {f"dict.{key}": tensor.detach().cpu().contiguous() for key, tensor in value.items() if isinstance(tensor, Tensor)}
+    return {f"tuple.{position}": tensor.detach().cpu().contiguous() for position, tensor in enumerate(value) if isinstance(tensor, Tensor)}
+
+
+def from_names(named: dict[str, Tensor]) -> Any:
+    """The inverse of `to_names`."""
+    if set(named) == {"x"}:
+        return named["x"]
+    if all(name.startswith("dict.") for name in named):
+        return {name[5:]: tensor for name, tensor in named.items()}
+    return tuple(named[name] for name in sorted(named, key=lambda name: int(name.rpartition(".")[2])))
+
+
+def pick_of(output: Any) -> Any:
+    if output is None:
+        return None
+    if not isinstance(output, (str, int)):
+        raise SettingsError(f"output={output!r} in the artifact is neither a key nor an index.")
+    return lambda outputs: outputs[output]
+
+
+

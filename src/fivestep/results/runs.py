@@ -1,0 +1,121 @@
+"""The run folder: settings, environment, history, findings, scores and looks at the test split, each file written whole.
+
+```
+runs/houses-0007/   settings.json  environment.json  history.jsonl  findings.json  scores.json  model.fivestep/
+runs/looks.jsonl    every score ever taken on a test split, beside all runs: {"fingerprint", "split", "run", "time"}
+```
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fivestep import files
+from fivestep._version import __version__
+from fivestep.errors import CannotCreateError, MissingInputError
+from fivestep.settings import Settings
+
+LOOKS_WITHOUT_FOLDER: dict[str, int] = {}  # looks of runs that write nothing, counted for this process
+
+
+def create(parent: str | Path, name: str | None, stem: str) -> Path:
+    """A fresh run folder: `parent/name`, or `parent/stem-0001` with the next free number. Raises CannotCreateError where it is in use (P7)."""
+    parent = Path(parent)
+    files.make_folder(parent, exist_ok=True)
+    if name is not None:
+        if not re.fullmatch(r"[\w.-]{1,100}", name) or name.startswith("."):
+            raise CannotCreateError(f"name={name!r} cannot be a folder's name. Use letters, digits, '-', '_' and '.'.")
+        path = parent / name
+        if path.exists():
+            raise CannotCreateError(f"{path} is in use already, and a run is never overwritten. Resume it, or choose another name=.")
+        return files.make_folder(path)
+    stem = re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "run"
+    taken = [int(match[1]) for entry in parent.iterdir() if (match := re.fullmatch(re.escape(stem) + r"-(\d{4,})", entry.name))]
+    number = max(taken, default=0) + 1
+    while True:  # another process may take the same number at the same moment
+        try:
+            return files.make_folder(parent / f"{stem}-{number:04d}")
+        except CannotCreateError:
+            if not (parent / f"{stem}-{number:04d}").exists():
+                raise
+            number += 1
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What the bits depend on besides settings and data: versions, processor, threads."""
+    import numpy
+
+    return {
+        "fivestep": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "platform": platform.platform(),
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]] if sys.argv and sys.argv[0] else [],
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def write(folder: Path, name: str, value: Any) -> None:
+    files.write_atomic(folder / name, files.write_json(value))
+
+
+def read(folder: Path, name: str, default: Any = None) -> Any:
+    path = folder / name
+    if not path.exists():
+        return default
+    return files.read_json(files.open_regular(path, 64_000_000), limit=64_000_000, what=str(path))
+
+
+def read_settings(folder: Path) -> Settings:
+    if not folder.is_dir():
+        raise MissingInputError(f"There is no run at {folder}.")
+    table = read(folder, "settings.json")
+    if table is None:
+        raise MissingInputError(f"{folder} is no run folder: it holds no settings.json.")
+    return Settings.from_json(table)
+
+
+def append_history(folder: Path, row: dict[str, Any]) -> None:
+    files.append_line_durably(folder / "history.jsonl", files.write_json(row, indent=None).rstrip(b"\n"))
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "history.jsonl"
+    if not path.exists():
+        return []
+    text = bytes(files.open_regular(path, 256_000_000))
+    return [files.read_json(line, what=f"{path}, line {number}") for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+
+
+def count_look(folder: Path | None, fingerprint: str, split: str, *, times: int = 1) -> int:
+    """Count a look at a split under the fingerprint of data and split; returns how many there have been, this one included."""
+    key = f"{fingerprint}/{split}"
+    if folder is None:
+        LOOKS_WITHOUT_FOLDER[key] = LOOKS_WITHOUT_FOLDER.get(key, 0) + times
+        return LOOKS_WITHOUT_FOLDER[key]
+    path = folder.parent / "looks.jsonl"
+    line = {"fingerprint": fingerprint, "split": split, "run": folder.name, "times": times, "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+    files.append_line_durably(path, files.write_json(line, indent=None).rstrip(b"\n"))
+    return looks(folder.parent, fingerprint, split)
+
+
+def looks(parent: Path, fingerprint: str, split: str) -> int:
+    """How often this split of this data has been scored, over all runs beside each other in `parent`."""
+    path = parent / "looks.jsonl"
+    if not path.exists():
+        return 0
+    rows = [files.read_json(line, what=f"{path}, line {number}") for number, line in enumerate(bytes(files.open_regular(path, 64_000_000)).splitlines(), 1) if line.strip()]
+    return sum(row.get("times", 1) for row in rows if row["fingerprint"] == fingerprint and row["split"] == split)

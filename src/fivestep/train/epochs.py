@@ -1,0 +1,306 @@
+"""A run: epochs in order, every acting feature on its own line.
+
+Enters: `Training`, all that changes during a run, and `Plan`, all that does not. Leaves: the same `Training`, moved to the end of the run, and a sentence why
+it ended. Observers get frozen events; the random stream of the forward is swapped out around them and around validation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fivestep import seeds
+from fivestep.data.batches import Batch, Batches
+from fivestep.errors import NonFiniteError
+from fivestep.train import loop
+from fivestep.train.averaging import Average
+from fivestep.train.events import EpochEnded, RunEnded, RunStarted
+from fivestep.train.stopping import Stopping
+
+Validate = Callable[[], tuple[float, dict[str, float]]]
+
+
+@dataclass
+class Training:
+    """Everything that changes during a run, and therefore stands in every checkpoint."""
+
+    model: nn.Module
+    loss_module: nn.Module | None  # a loss with parameters of its own is trained and saved beside the model
+    optimizer: Any
+    schedule: Any = None
+    scaler: torch.amp.GradScaler | None = None
+    average: Average | None = None
+    stopping: Stopping = field(default_factory=lambda: Stopping(None))
+    epoch: int = 0  # epochs completed
+    step: int = 0  # optimizer steps taken
+    step_in_epoch: int = 0
+    losses_in_epoch: list[Any] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_state: dict[str, Tensor] | None = None
+    best_epoch: int = 0  # counts from 1; 0: none yet
+    test_looks: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that stays as it is during a run."""
+
+    epochs: int
+    seed: int
+    batches: Batches
+    loss: Callable[..., Any]
+    monitor: str = "loss"
+    keep: str = "last"
+    compute: Callable[..., Any] | None = None
+    user_step: Callable[..., dict[str, Any]] | None = None
+    split: Callable[[Batch], tuple[Sequence[Batch], Sequence[Any]]] | None = None
+    step: Callable[..., Any] = loop.train_step
+    autocast: contextlib.AbstractContextManager[Any] = loop.OFF
+    clipping: tuple[list[nn.Parameter], float | None, float | None] | None = None
+    wait: bool = True  # False on an accelerator: nothing in a step waits for it
+    validate: Validate | None = None
+    validate_every: int = 1
+    watch_test: Validate | None = None
+    frozen: Sequence[nn.Module] = ()  # modules whose parameters are all frozen stay in eval(): BatchNorm would go on learning
+    observers: Sequence[Callable[[Any], None]] = ()
+    weigh_batch: Callable[[Batch], float] | None = None
+    after_step: Callable[[Training], bool] | None = None  # checkpoints and signals; True ends the run at this step
+    after_epoch: Callable[[Training], bool] | None = None
+
+
+def train(training: Training, plan: Plan) -> str:
+    """Run the remaining epochs; returns why the run ended, in words."""
+    started = time.perf_counter()
+    steps = plan.batches.steps(training.epoch)
+    notify(plan, RunStarted(plan.epochs, steps, training.epoch))
+    reason = f"all {plan.epochs} epochs done"
+    per_step = training.schedule if training.schedule is not None and training.schedule.every == "step" else None
+    training_step = plan.step if plan.user_step is None else user_step(plan.user_step)
+
+    def after_step(loss: Any) -> bool:
+        training.step += 1
+        training.step_in_epoch += 1
+        training.losses_in_epoch.append(loss)
+        return plan.after_step(training)  # type: ignore[misc]
+
+    while training.epoch < plan.epochs:
+        epoch_started = time.perf_counter()
+        if training.step_in_epoch == 0:
+            seeds.seed_everything(seeds.derive(plan.seed, "forward", training.epoch))
+            training.losses_in_epoch = []
+        training.model.train()
+        for module in plan.frozen:
+            module.eval()
+        try:
+            losses = loop.train_epoch(
+                training.model,
+                plan.loss,
+                training.optimizer,
+                plan.batches.epoch(training.epoch, training.step_in_epoch),
+                step=training_step,
+                split=plan.split,
+                schedule=per_step,
+                average=training.average if training.average is not None and training.average.name == "EMA" else None,
+                after_step=after_step if plan.after_step is not None else None,
+                compute=plan.compute,
+                autocast=plan.autocast,
+                scaler=training.scaler,
+                clipping=plan.clipping,
+                wait=plan.wait,
+            )
+        except loop.NonFiniteLoss:
+            raise locate_non_finite(training, plan) from None
+        if plan.after_step is None:
+            training.step += len(losses)
+            training.losses_in_epoch = losses
+        elif training.step_in_epoch < steps and len(losses) and training.step_in_epoch < plan.batches.steps(training.epoch):
+            return "stopped by a signal"
+        training.epoch += 1
+        training.step_in_epoch = 0
+        epoch_losses = gather(training.losses_in_epoch)  # the one place in an epoch that waits for the device
+        check_weights(training, epoch_losses)
+        if training.average is not None:
+            training.average.update_epoch(training.epoch - 1, plan.epochs)
+        event = end_of_epoch(training, plan, epoch_losses, time.perf_counter() - epoch_started)
+        if training.schedule is not None and training.schedule.every == "epoch":
+            training.schedule.step()
+        if training.schedule is not None and training.schedule.every == "validation" and event.val_loss is not None:
+            training.schedule.step(monitored(plan, event))
+        training.history.append(event.as_row())
+        notify(plan, event)
+        if plan.after_epoch is not None and plan.after_epoch(training):
+            return "stopped by a signal"
+        if training.stopping.done:
+            reason = f"no better {plan.monitor} for {training.stopping.patience} validations"
+            break
+    if plan.keep == "best" and training.best_state is not None:
+        load_state(training, training.best_state)
+        kept = training.best_epoch
+    else:
+        if training.average is not None and training.average.count:
+            load_state(training, averaged_state(training))
+        kept = training.epoch
+    notify(plan, RunEnded(training.epoch, training.step, reason, kept, time.perf_counter() - started))
+    return reason
+
+
+def end_of_epoch(training: Training, plan: Plan, losses: list[float], seconds: float) -> EpochEnded:
+    """Validate, remember the best weights, and return what happened. The training streams are untouched: the next epoch seeds its own."""
+    val_loss, test_loss, metrics = None, None, {}
+    is_best = False
+    lr = tuple(float(group["lr"]) for group in training.optimizer.param_groups)
+    last = training.epoch == plan.epochs
+    if plan.validate is not None and (training.epoch % plan.validate_every == 0 or last):
+        with training.average.applied() if training.average is not None else contextlib.nullcontext():
+            val_loss, metrics = plan.validate()
+            is_best = training.stopping.update(val_loss if plan.monitor == "loss" else metrics[plan.monitor], training.epoch)
+            if is_best and plan.keep == "best":
+                training.best_state, training.best_epoch = copy_state(training), training.epoch
+    if plan.watch_test is not None and (training.epoch % plan.validate_every == 0 or last):
+        test_loss = plan.watch_test()[0]
+        training.test_looks += 1
+    return EpochEnded(
+        epoch=training.epoch,
+        epochs=plan.epochs,
+        step=training.step,
+        train_loss=sum(losses) / len(losses) if losses else math.nan,
+        val_loss=val_loss,
+        test_loss=test_loss,
+        metrics=metrics,
+        lr=lr,
+        seconds=seconds,
+        is_best=is_best,
+        losses=tuple(losses),
+    )
+
+
+def monitored(plan: Plan, event: EpochEnded) -> float:
+    assert event.val_loss is not None
+    return event.val_loss if plan.monitor == "loss" else event.metrics[plan.monitor]
+
+
+def user_step(function: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
+    """The user's own five steps (`step=`: a GAN), with the arguments of `train_step`; the first scalar it returns is the loss shown."""
+
+    def step(model: nn.Module, loss: Any, optimizer: Any, parts: Sequence[Batch], shares: Any, **options: Any) -> Any:
+        (batch,) = parts
+        scalars = function(model, getattr(optimizer, "named", optimizer), batch.inputs, batch.targets)
+        if not isinstance(scalars, dict) or not scalars:
+            raise TypeError("step= must return a dict of scalars such as {'loss': value}; it returned " + type(scalars).__name__)
+        value = next(iter(scalars.values()))
+        value = value.detach() if isinstance(value, Tensor) else torch.tensor(float(value))
+        if options.get("wait") and not math.isfinite(value.item()):
+            raise loop.NonFiniteLoss
+        return value.item() if options.get("wait") else value
+
+    return step
+
+
+def gather(losses: Sequence[Any]) -> list[float]:
+    """Losses as floats: on an accelerator this is where the device is waited for."""
+    if losses and isinstance(losses[0], Tensor):
+        return torch.stack([loss.float() for loss in losses]).tolist()
+    return list(losses)
+
+
+def copy_state(training: Training) -> dict[str, Tensor]:
+    """A copy of all weights: the model's `state_dict` under its own names, the loss's own parameters under `loss.`."""
+    state = {name: tensor.detach().clone() for name, tensor in training.model.state_dict().items()}
+    if training.loss_module is not None:
+        state |= {f"loss:{name}": tensor.detach().clone() for name, tensor in training.loss_module.state_dict().items()}
+    return state
+
+
+def averaged_state(training: Training) -> dict[str, Tensor]:
+    assert training.average is not None
+    with training.average.applied():
+        return copy_state(training)
+
+
+def load_state(training: Training, state: dict[str, Tensor]) -> None:
+    """Put a state made by `copy_state` back."""
+    training.model.load_state_dict({name: tensor for name, tensor in state.items() if not name.startswith("loss:")})
+    if training.loss_module is not None:
+        training.loss_module.load_state_dict({name[5:]: tensor for name, tensor in state.items() if name.startswith("loss:")})
+
+
+def notify(plan: Plan, event: Any) -> None:
+    """Observers look. What they draw leaves no trace in the training streams."""
+    if plan.observers:
+        with seeds.restored():
+            for observer in plan.observers:
+                observer(event)
+
+
+def check_weights(training: Training, losses: Sequence[float]) -> None:
+    """At the end of an epoch all losses and weights must be finite; fp16's skipped steps are exempt, as the scaler handles them."""
+    if training.scaler is None and not all(map(math.isfinite, losses)):
+        step = training.step - len(losses) + next(k for k, loss in enumerate(losses) if not math.isfinite(loss)) + 1
+        raise NonFiniteError(f"The loss became {losses[step - 1 - training.step + len(losses)]} at step {step}. Lower lr, clip the gradients (clip_norm=1.0) or look at the inputs.", step=step)
+    for name, parameter in training.model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise NonFiniteError(
+                f"After step {training.step} (epoch {training.epoch}) the weights {name} are not finite: the last gradient was infinite or NaN. "
+                "Nothing of this is saved. Lower lr, or clip the gradients: clip_norm=1.0.",
+                step=training.step,
+                layer=name,
+            )
+
+
+def locate_non_finite(training: Training, plan: Plan) -> NonFiniteError:
+    """Read the batch again whose loss was not finite, and name the step, the first layer whose output is not finite, and the rows it was not finite for."""
+    done = training.step_in_epoch if plan.after_step is not None else None
+    epoch = training.epoch
+    before = training.optimizer.param_groups[0]["lr"]
+    broken = next((name for name, parameter in training.model.named_parameters() if not bool(torch.isfinite(parameter).all())), None)
+    first_bad: list[tuple[str, Tensor]] = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and not first_bad and output.dim() and not bool(torch.isfinite(output).all()):
+                first_bad.append((name, ~torch.isfinite(output).reshape(len(output), -1).all(1)))
+
+        return hook
+
+    step_in_epoch, rows, bad_inputs = 0, (), None
+    with torch.no_grad():
+        for number, batch in enumerate(plan.batches.epoch(epoch)):
+            if done is not None and number < done:
+                continue
+            hooks = [module.register_forward_hook(watch(name)) for name, module in training.model.named_modules() if name]
+            try:
+                finite_inputs = [torch.isfinite(t).reshape(len(t), -1).all(1) for t in loop.tensors_of(batch.inputs) if t.is_floating_point() and t.dim()]
+                bad_inputs = next((~finite for finite in finite_inputs if not bool(finite.all())), None)
+                value = plan.compute(training.model, batch.inputs, batch.targets) if plan.compute else plan.loss(loop.forward(training.model, batch.inputs), batch.targets)
+                value = value[0] if isinstance(value, tuple) else value
+            except Exception:  # noqa: BLE001  the user's own function failed on the broken batch: what is known so far is said
+                value = torch.tensor(math.nan)
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            if done is not None or first_bad or bad_inputs is not None or not bool(torch.isfinite(value).all()):
+                step_in_epoch = number + 1
+                mask = bad_inputs if bad_inputs is not None else (first_bad[0][1] if first_bad else None)
+                if mask is not None:
+                    batch_rows = plan.batches.rows(epoch, number)
+                    rows = tuple(batch_rows[mask.cpu()].tolist()) if len(mask) == len(batch_rows) else ()
+                break
+    step = training.step + 1 if done is not None else training.step + step_in_epoch
+    layer = broken or (first_bad[0][0] if first_bad else None)
+    where = f" in training row{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows[:10]))}{' ...' if len(rows) > 10 else ''}" if rows and len(rows) < 1000 else ""
+    if broken:
+        cause, fix = f"the weights {broken} were not finite any more, so a gradient before it was infinite or NaN", f"Lower lr (now {before:g}), or clip the gradients: clip_norm=1.0."
+    elif bad_inputs is not None:
+        cause, fix = f"the inputs hold NaN or infinity{where}", "Fill or drop these rows."
+    elif layer:
+        cause, fix = f"layer {layer} gave the first non-finite output{where}", f"Look at this layer's input; lower lr (now {before:g}) or clip the gradients: clip_norm=1.0."
+    else:
+        cause, fix = "the outputs are finite, so the loss itself overflowed or took the log of zero", "Use a loss that works on logits, or clamp inside your own loss."
+    return NonFiniteError(f"The loss of step {step} (epoch {epoch + 1}) is not finite: {cause}. The optimizer has not moved, and nothing non-finite is saved. {fix}", step=step, layer=layer, rows=rows)

@@ -1,0 +1,688 @@
+"""The one place that knows everybody: fit, evaluate, predict, check, load. Composition only; each step is done by the module that owns it.
+
+One value walks through like this: file -> Table -> indices -> columns fitted on training rows -> Source -> batches -> the five steps -> history -> artifact.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time as clock
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fivestep import seeds
+from fivestep.checks import gate
+from fivestep.checks.findings import Finding
+from fivestep.data import sources
+from fivestep.data.batches import Batch, InMemoryBatches, LoaderBatches, map_tensors, mover, tensors_of
+from fivestep.data.data import Data, Part, Splits, as_splits
+from fivestep.errors import DataError, FindingsError, SettingsError, UsageError
+from fivestep.model import building, calibration, losses, metrics as scoring, models, optimizers
+from fivestep.results import artifact as artifacts
+from fivestep.results import runs
+from fivestep.results.predictor import Predictor, as_source
+from fivestep.results.run import Model, Run
+from fivestep.settings import Settings, record
+from fivestep.train import epochs as training_epochs
+from fivestep.train import loop, precision as precisions
+from fivestep.train.averaging import make_average
+from fivestep.train.epochs import Plan, Training
+from fivestep.train.events import EpochEnded
+from fivestep.train.stopping import Stopping
+
+BLOCK = 256  # rows of a prediction block; recorded in the artifact, as a row's bits depend on it
+
+
+def fit(
+    model: Any,
+    splits: Any,
+    *,
+    model_args: dict[str, Any] | None = None,
+    weights: Any = None,
+    weights_strict: bool = True,
+    freeze: Sequence[str] = (),
+    groups: dict[str, dict[str, Any]] | None = None,
+    loss: Any = "auto",
+    class_weights: Any = None,
+    output: Any = None,
+    compute: Callable[..., Any] | None = None,
+    step: Callable[..., Any] | None = None,
+    optimizer: Any = "auto",
+    lr: float | str | None = "auto",
+    scheduler: Any = "auto",
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+    average: Any = None,
+    epochs: int | str = "auto",
+    batch_size: int | str = "auto",
+    shuffle: bool = True,
+    part_size: int | None = None,
+    batches: Callable[..., Any] | None = None,
+    augment: Callable[..., Any] | None = None,
+    precision: str = "float32",
+    compile: str | None = None,
+    metrics: Any = None,
+    calibrate: bool | str = "auto",
+    validate_every: int = 1,
+    watch_test: bool = False,
+    monitor: str = "loss",
+    mode: str | None = None,
+    patience: int | str | None = "auto",
+    keep: str = "auto",
+    checks: bool = True,
+    ignore: Sequence[str] = (),
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    folder: str | Path | None = "runs",
+    name: str | None = None,
+    checkpoint: str | int | None = "5min",
+    keep_checkpoints: int = 3,
+    on_checkpoint_error: str = "stop",
+    observers: Sequence[Callable[[Any], None]] = (),
+    quiet: bool = False,
+) -> Run:
+    """Train `model` on `splits.train`, choose the epoch on `splits.val`, and return the run. INTERFACE.md (docs/interface) tells each argument.
+
+    `model` is an nn.Module (instance, class or function) or the name of a built-in ("linear", "mlp", "resnet", "cnn", "auto"). `"auto"` picks by a written rule
+    and says what it picked; `None` means none. Raises FindingsError where a check finds an error, SettingsError, DataError, NonFiniteError.
+
+    >>> import torch, fivestep as fs
+    >>> x = torch.arange(0, 1, 0.02)[:, None]
+    >>> splits = fs.Data.arrays(x, 0.7 * x + 0.3).split(train=0.8, test=0.2, shuffle=False)
+    >>> run = fs.fit(torch.nn.Linear(1, 1), splits, loss="L1Loss", optimizer="SGD", lr=0.01, epochs=3, folder=None, quiet=True)
+    >>> len(run.history)
+    3
+    """
+    arguments = dict(locals())
+    before = seeds.capture()  # the global generators belong to the user: given back as they were found
+    session = prepare(arguments)
+    try:
+        training_epochs.train(session.training, session.plan)
+        return finish(session)
+    finally:
+        session.close()
+        seeds.restore(before)
+
+
+def check(model: Any, splits: Any, *, predict_rows: Any = None, **fit_settings: Any) -> list[Finding]:
+    """The findings that `fit` would have before it trains: same arguments, nothing is trained or written, model, data and random state stay as they are."""
+    import inspect
+
+    allowed = inspect.signature(fit).parameters
+    for given in fit_settings:
+        if given not in allowed:
+            raise UsageError(f"check takes the arguments of fit; {given!r} is none of them.{building.nearest(given, allowed)}")
+    arguments = {key: parameter.default for key, parameter in allowed.items()} | fit_settings
+    arguments |= dict(model=model, splits=splits, folder=None, quiet=True)
+    import copy
+
+    if isinstance(model, nn.Module):
+        with contextlib.suppress(Exception):  # what cannot be copied is looked at as it is, in eval() and without gradients kept
+            arguments["model"] = copy.deepcopy(model)
+    with seeds.restored():
+        try:
+            session = prepare(arguments, only_check=True)
+        except FindingsError as stopped:
+            return stopped.findings
+        return [*session.findings, *gate.look_at_rows(session, predict_rows)]
+
+
+@dataclass
+class Session:
+    """All parts of one fit, composed: what `prepare` made and `finish` needs."""
+
+    arguments: dict[str, Any]
+    settings: Settings
+    splits: Splits
+    built: building.Built
+    training: Training
+    plan: Plan
+    decoding: losses.Decoding
+    loss: Any
+    loss_name: str | None
+    predictor: Predictor
+    task: str | None
+    device: torch.device
+    folder: Path | None
+    encoded: dict[str, Any]
+    targets_in_unit: Callable[[str], Tensor | None]
+    findings: list[Finding] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    started: float = field(default_factory=clock.perf_counter)
+    weights_report: Any = None
+    closers: list[Callable[[], Any]] = field(default_factory=list)
+
+    def close(self) -> None:
+        for closer in self.closers:
+            closer()
+
+
+def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
+    """Everything before the first step."""
+    from fivestep.watch import console
+
+    ask = arguments
+    splits = as_splits(ask["splits"])
+    seed, device = ask["seed"], choose_device(ask["device"])
+    check_arguments(ask, splits)
+    said: list[str] = list(splits.train.data.notes)
+    chosen: dict[str, Any] = {}
+
+    # model
+    facts = {"num_inputs": splits.num_inputs, "num_outputs": splits.num_outputs, "num_categories": splits.num_categories}
+    model, model_args = ask["model"], dict(ask["model_args"] or {})
+    if model == "auto":
+        model, defaults, sentence = models.choose(splits.task, splits.num_inputs, splits.image_shape, len(splits.train))
+        model_args = defaults | model_args
+        said.append(sentence)
+        chosen["model"] = model
+    if model == "cnn" and splits.image_shape is not None:
+        facts["image_shape"] = splits.image_shape
+    built = building.build_model(model, model_args, facts={key: value for key, value in facts.items() if value is not None}, seed=seed)
+    said += list(built.said)
+    module = built.module
+    report = None
+    if ask["weights"] is not None:
+        report = building.load_weights(module, ask["weights"], strict=ask["weights_strict"])
+        said.append(str(report).splitlines()[0])
+    frozen_names, frozen_modules = building.freeze(module, ask["freeze"]) if ask["freeze"] else ([], [])
+    module.to(device)
+    dtype = next((parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()), torch.float32)
+
+    # data, encoded by what the training rows say
+    encoded = {part.name: as_model_sees(splits, part, dtype) for part in (splits.train, splits.val, splits.test) if part is not None}
+    pick = picker(ask["output"])
+    outputs, example = first_outputs(module, encoded["train"], device, pick, seed, skip=ask["compute"] is not None or ask["step"] is not None)
+
+    # loss, targets, decoding
+    task = splits.task
+    spec = ask["loss"]
+    if ask["compute"] is None and ask["step"] is None and spec == "auto":
+        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else None
+        spec = losses.auto_loss(task, shape) if task is not None else "MSELoss"
+        chosen["loss"] = spec
+    weighted = any(getattr(source, "weights", None) is not None for source in encoded.values())
+    class_weights = ask["class_weights"]
+    if class_weights == "balanced":
+        class_weights = balanced_weights(encoded["train"], splits)
+    elif class_weights is not None:
+        class_weights = torch.as_tensor(class_weights, dtype=dtype)
+    raw_loss = None if ask["compute"] is not None or ask["step"] is not None else losses.make_loss(spec, class_weights=class_weights, per_example=weighted)
+    loss_module = raw_loss.to(device) if isinstance(raw_loss, nn.Module) else None
+    loss_name = losses.loss_name(raw_loss) if raw_loss is not None else None
+    kind = losses.LOSSES.get(loss_name or "")
+    task = task or (kind.task if kind is not None else None)
+    center, scale = target_scale(splits, ask, kind)
+    if splits.columns is not None and raw_loss is not None:
+        for part_name, source in encoded.items():
+            encoded[part_name] = scaled_targets(source, raw_loss, outputs, center, scale, dtype, getattr(splits, part_name))
+    elif raw_loss is not None:
+        encoded = {part_name: targets_as_loss_wants(source, dtype) for part_name, source in encoded.items()}
+    decoding = losses.decoding_for(
+        raw_loss, task, classes=splits.classes, target_center=center, target_scale=scale, target_names=splits.train.data.target_names, outputs=outputs
+    )
+    objective = objective_of(raw_loss, pick, weighted)
+
+    # optimizer and schedule
+    num_epochs = 100 if ask["epochs"] == "auto" else ask["epochs"]
+    batch_size = len(encoded["train"]) if ask["batch_size"] == "all" else choose_batch_size(built, splits) if ask["batch_size"] == "auto" else ask["batch_size"]
+    if ask["epochs"] == "auto":
+        chosen["epochs"] = num_epochs
+    if ask["batch_size"] == "auto":
+        chosen["batch_size"] = batch_size
+    train_batches = make_batches(splits, encoded["train"], ask, device, dtype, batch_size, seed)
+    optimizer = optimizers.make_optimizer(
+        ask["optimizer"], module, lr=None if ask["lr"] == "auto" else ask["lr"], groups=ask["groups"] or {}, loss=loss_module, device=str(device.type)
+    )
+    said += list(getattr(optimizer, "said", []))
+    chosen["optimizer"] = getattr(optimizer, "recorded", {})
+    schedule = optimizers.make_schedule(None if ask["scheduler"] == "auto" else ask["scheduler"], optimizer, epochs=num_epochs, steps_per_epoch=train_batches.steps(0))
+
+    # what is watched and kept
+    epoch_scores = scoring.epoch_metrics(ask["metrics"] if ask["metrics"] is not None else ([ask["monitor"]] if ask["monitor"] != "loss" else None), task)
+    monitor = ask["monitor"]
+    if monitor != "loss" and monitor not in epoch_scores:
+        raise SettingsError(f"monitor={monitor!r} is neither 'loss' nor one of the metrics: {', '.join(epoch_scores) or 'none given'}.")
+    mode = ask["mode"] or ("min" if monitor == "loss" else scoring.direction(monitor))
+    if mode is None:
+        raise SettingsError(f"It cannot be told whether a larger {monitor!r} is better. Say mode='max' or mode='min'.")
+    keep = ("best" if splits.val is not None else "last") if ask["keep"] == "auto" else ask["keep"]
+    patience = ask["patience"]
+    if patience == "auto":
+        patience = (10 if splits.val is not None and ask["epochs"] == "auto" else None) if splits.val is not None else None
+        chosen["patience"] = patience
+    if keep == "best" and splits.val is None:
+        raise SettingsError("keep='best' chooses the epoch on validation rows, and there are none. Give a validation split, or keep='last'.")
+    chosen["keep"] = keep
+
+    predictor = Predictor(
+        module, decoding, splits.columns, block_size(encoded["train"]), pick, predict_outputs_of(raw_loss, device), precisions.autocast(ask["precision"], device), dtype
+    )
+    weigh = partial(losses.batch_weight, raw_loss) if raw_loss is not None else count_rows
+    autocast = precisions.autocast(ask["precision"], device)
+    scaler = precisions.gradient_scaler(ask["precision"], device)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def validate(part_name: str) -> Callable[[], tuple[float, dict[str, float]]]:
+        source = encoded[part_name]
+        rows = evaluation_rows(source)
+
+        def run_validation() -> tuple[float, dict[str, float]]:
+            value, kept = loop.evaluate(
+                module, objective, evaluation_batches(source, rows, device, dtype), weigh=weigh, compute=ask["compute"], autocast=autocast, keep_outputs=bool(epoch_scores)
+            )
+            if not epoch_scores:
+                return value, {}
+            gathered = loop.concatenate([map_tensors(lambda tensor: tensor.cpu(), pick(item) if pick else item) for item in kept])
+            targets = targets_in_unit(part_name)
+            return value, {key: float(function(metric_inputs(predictor, gathered, task, key, ask["metrics"]), targets)) for key, function in epoch_scores.items()}
+
+        return run_validation
+
+    def targets_in_unit(part_name: str) -> Tensor | None:
+        return true_targets(splits, splits.part(part_name), encoded[part_name])
+
+    average = make_average(ask["average"], module)
+    training = Training(module, loss_module if loss_module is not None and list(loss_module.parameters()) else None, optimizer, schedule, scaler, average, Stopping(patience, mode))
+    clipping = (parameters, ask["clip_norm"], ask["clip_value"]) if ask["clip_norm"] is not None or ask["clip_value"] is not None else None
+    part_size = ask["part_size"]
+    observers = list(ask["observers"])
+    can_validate = splits.val is not None and ask["step"] is None
+    plan = Plan(
+        epochs=num_epochs,
+        seed=seed,
+        batches=train_batches,
+        loss=objective,
+        monitor=monitor,
+        keep=keep if can_validate else "last",
+        compute=ask["compute"],
+        user_step=ask["step"],
+        split=None if part_size is None else partial(loop.split_batch, part_size=part_size, weigh=weigh),
+        step=loop.train_step_closure if getattr(optimizer, "needs_closure", False) else loop.train_step,
+        autocast=autocast,
+        clipping=clipping,
+        wait=device.type == "cpu",
+        validate=validate("val") if can_validate else None,
+        validate_every=ask["validate_every"],
+        watch_test=validate("test") if ask["watch_test"] and splits.test is not None and ask["step"] is None else None,
+        frozen=frozen_modules,
+        observers=observers,
+    )
+    settings = Settings(asked_settings(arguments), chosen, data_record(splits), built.recipe)
+    session = Session(
+        arguments, settings, splits, built, training, plan, decoding, raw_loss, loss_name, predictor, task, device, None, encoded, targets_in_unit,
+        said=said, weights_report=report,
+    )  # fmt: skip
+    if ask["checks"]:
+        session.findings = gate.before(session, example, outputs, ignore=ask["ignore"])
+        if any(finding.severity == "error" for finding in session.findings):
+            raise FindingsError(session.findings)
+        watch = gate.watch(session, ask["ignore"])
+        observers.append(watch.see)
+        session.closers.append(lambda: session.findings.extend(watch.findings()))
+    if only_check:
+        return session
+    if not ask["quiet"]:
+        observers.append(console.observer(session))
+    if ask["folder"] is not None:
+        session.folder = runs.create(ask["folder"], ask["name"], run_stem(splits, model))
+        runs.write(session.folder, "settings.json", settings.to_json())
+        runs.write(session.folder, "environment.json", runs.environment(device))
+        observers.append(partial(write_history, session.folder))
+    if ask["watch_test"] and splits.test is not None:
+        observers.append(partial(count_test_look, session))
+    return session
+
+
+def finish(session: Session) -> Run:
+    """Everything after the last step: temperature, scores of validation, findings, the artifact."""
+    ask, splits = session.arguments, session.splits
+    run = Run(
+        session.predictor,
+        splits=splits,
+        history=session.training.history,
+        settings=session.settings,
+        findings=session.findings,
+        folder=session.folder,
+        task=session.task,
+        metrics=ask["metrics"],
+        recipe=session.built.recipe,
+        encoded=session.encoded,
+        targets_in_unit=session.targets_in_unit,
+        seed=ask["seed"],
+        watched_test=session.training.test_looks,
+        loss=session.plan.loss,
+        weigh=session.plan.weigh_batch,
+    )
+    if ask["calibrate"] and splits.val is not None and session.task in ("binary", "multiclass") and ask["step"] is None and ask["compute"] is None and session.loss is not None:
+        run.calibrate()
+    if session.folder is not None:
+        runs.write(session.folder, "findings.json", [finding.to_json() for finding in session.findings])
+        if run.can_predict:
+            run.save(session.folder / "model.fivestep")
+    return run
+
+
+# -- what the arguments mean ------------------------------------------------------------------------------------------------------------------------------------
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """ "auto": CUDA where there is one, then MPS, else the CPU."""
+    if device != "auto":
+        try:
+            found = torch.device(device)
+        except RuntimeError as error:
+            raise SettingsError(f"device={device!r} is not known. Use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'.") from error
+        if found.type == "cuda" and not torch.cuda.is_available():
+            raise SettingsError("device='cuda' was asked for, and torch sees no CUDA device here. Use device='auto' or 'cpu'.")
+        return found
+    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def check_arguments(ask: dict[str, Any], splits: Splits) -> None:
+    """Refuse what means nothing, each with the way on, before anything is built."""
+    for key in ("epochs", "batch_size", "part_size", "validate_every"):
+        value = ask[key]
+        if value is not None and not isinstance(value, str) and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise SettingsError(f"{key}={value!r}: it must be a whole number of at least 1.")
+    if isinstance(ask["batch_size"], str) and ask["batch_size"] not in ("auto", "all"):
+        raise SettingsError(f'batch_size={ask["batch_size"]!r} is not known. Use a number, "all" (the whole training split in each step) or "auto".')
+    if isinstance(ask["epochs"], str) and ask["epochs"] != "auto":
+        raise SettingsError(f'epochs={ask["epochs"]!r} is not known. Use a number or "auto".')
+    if ask["keep"] not in ("auto", "best", "last"):
+        raise SettingsError(f'keep={ask["keep"]!r} is not known. Use "best", "last" or "auto".')
+    if ask["mode"] not in (None, "min", "max"):
+        raise SettingsError(f'mode={ask["mode"]!r} is not known. Use "min" or "max".')
+    if isinstance(ask["lr"], str) and ask["lr"] != "auto":
+        raise SettingsError(f'lr={ask["lr"]!r}: give a number or "auto". The learning-rate test ("find") is not built yet.')
+    if isinstance(ask["lr"], (int, float)) and not isinstance(ask["lr"], bool) and not 0 <= ask["lr"] < float("inf"):
+        raise SettingsError(f"lr={ask['lr']!r}: a learning rate is a finite number of at least 0.")
+    if ask["compile"] is not None:
+        raise SettingsError(f"compile={ask['compile']!r}: compiled training is not built yet. Leave compile=None.")
+    if ask["step"] is not None:
+        for key in ("part_size", "compute", "clip_norm", "clip_value"):
+            if ask[key] is not None:
+                raise SettingsError(f"{key}= does not go with step=: your own function makes the five steps, so it must do this itself.")
+    if ask["compute"] is not None and ask["loss"] != "auto":
+        raise SettingsError("compute= replaces forward and loss; leave loss= out, or use the loss inside compute.")
+
+
+def asked_settings(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that differ from fit's defaults, as JSON can hold them."""
+    import inspect
+
+    defaults = {key: parameter.default for key, parameter in inspect.signature(fit).parameters.items()}
+    skip = ("model", "splits", "observers", "quiet")
+    return {key: record(value) for key, value in arguments.items() if key in defaults and key not in skip and value is not defaults[key] and value != defaults[key]}
+
+
+def data_record(splits: Splits) -> dict[str, Any]:
+    data = splits.train.data
+    sizes = {part.name: len(part) for part in (splits.train, splits.val, splits.test) if part is not None}
+    kept = record({"kind": data.kind, "source": data.origin, "rows": len(data), "options": data.options, "split_options": splits.options, "sizes": sizes})
+    return kept | {"fingerprint": splits.fingerprint, "task": splits.task, "classes": record(list(splits.classes)) if splits.classes else None}
+
+
+def run_stem(splits: Splits, model: Any) -> str:
+    """What the run's folder is called before its number: the file's name, else the model's."""
+    data = splits.train.data
+    if data.kind in ("table", "images") and Path(data.origin).suffix:
+        return Path(data.origin).stem
+    return (model if isinstance(model, str) else getattr(model, "__name__", type(model).__name__)).lower()
+
+
+def choose_batch_size(built: building.Built, splits: Splits) -> int:
+    """32 for a user's module (INTERFACE); for built-in ones 32 to 256 by rows: a table of thousands of rows trains in seconds and no worse."""
+    if built.recipe.get("kind") != "built-in":
+        return 32
+    rows = len(splits.train)
+    return 32 if rows < 2_000 else 64 if rows < 10_000 else 128 if rows < 50_000 else 256
+
+
+def picker(output: Any) -> Callable[[Any], Any] | None:
+    """What of the model's output the loss sees: a key, an index or a function."""
+    if output is None:
+        return None
+    if callable(output):
+        return output
+
+    def pick(outputs: Any) -> Any:
+        try:
+            return outputs[output]
+        except (KeyError, IndexError, TypeError) as error:
+            names = list(outputs) if isinstance(outputs, dict) else f"{len(outputs)} outputs" if isinstance(outputs, (tuple, list)) else type(outputs).__name__
+            raise SettingsError(f"output={output!r} is not in what the model returns: {names}.") from error
+
+    return pick
+
+
+def objective_of(raw_loss: Any, pick: Callable[[Any], Any] | None, weighted: bool) -> Callable[..., Any]:
+    """`loss(outputs, targets)` as the loop calls it; with sample weights `loss(outputs, targets, weights)`."""
+    if raw_loss is None:
+        return lambda outputs, targets: outputs
+    fed = losses.feed(raw_loss)
+    if weighted:
+
+        def weighted_loss(outputs: Any, targets: tuple[Any, ...], weights: Tensor) -> Any:
+            return losses.mean_with_weights(raw_loss, outputs if pick is None else pick(outputs), targets, weights)
+
+        return weighted_loss
+    if pick is None:
+        return fed
+    return lambda outputs, targets: fed(pick(outputs), targets)
+
+
+def predict_outputs_of(raw_loss: Any, device: torch.device) -> Callable[[Any], Any] | None:
+    if not isinstance(raw_loss, nn.AdaptiveLogSoftmaxWithLoss):
+        return None
+
+    def log_probabilities(outputs: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return raw_loss.log_prob(outputs.to(device)).cpu()
+
+    return log_probabilities
+
+
+def count_rows(targets: tuple[Any, ...]) -> Any:
+    found = tensors_of(targets)
+    return len(found[0]) if found and found[0].dim() else 1
+
+
+# -- the data as the model sees it ------------------------------------------------------------------------------------------------------------------------------
+
+
+def as_model_sees(splits: Splits, part: Part, dtype: torch.dtype) -> Any:
+    """The rows of one split as a Source: in memory with the model's dtype, or a view of a Dataset."""
+    source = splits.encoded(part)
+    if not hasattr(source, "inputs"):
+        return DatasetRows(source, part.indices)
+    inputs, targets, weights = (source.inputs, source.targets, source.weights) if splits.columns is not None else source.take(part.indices)
+    return sources.ArraySource(map_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, inputs), targets, weights)
+
+
+class DatasetRows:
+    """The rows of one split of a Dataset: a Source that is read when it is needed."""
+
+    def __init__(self, source: Any, indices: Tensor):
+        self.source, self.indices = source, indices
+        self.collate = source.collate
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def take(self, indices: Tensor) -> tuple[Any, tuple[Any, ...], Tensor | None]:
+        return self.source.take(self.indices[indices])
+
+
+def make_batches(splits: Splits, source: Any, ask: dict[str, Any], device: torch.device, dtype: torch.dtype, batch_size: int, seed: int) -> Any:
+    options = dict(batch_size=batch_size, shuffle=ask["shuffle"], seed=seed, chosen=ask["batches"], augment=ask["augment"])
+    if hasattr(source, "inputs"):
+        move = mover(device)
+        return InMemoryBatches(move(source.inputs), move(source.targets), move(source.weights), **options)
+    inner = source.source
+    return LoaderBatches(
+        sources.LoaderDataset(inner.dataset, seed),
+        source.indices,
+        collate=inner.collate_examples,
+        unpack=partial(unpack_as, inner, dtype),
+        device=device,
+        workers=inner.workers,
+        **options,
+    )
+
+
+def unpack_as(source: Any, dtype: torch.dtype, collated: Any) -> tuple[Any, tuple[Any, ...], Tensor | None]:
+    inputs, targets, weights = source.unpack(collated)
+    as_dtype = lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor  # noqa: E731
+    return map_tensors(as_dtype, inputs), map_tensors(as_dtype, targets), weights
+
+
+def first_outputs(module: nn.Module, source: Any, device: torch.device, pick: Any, seed: int, *, skip: bool) -> tuple[Any, Batch]:
+    """The model's outputs for the first training rows: their shape decides loss and targets. Also what gives a lazy module its shapes, under the run's seed."""
+    batch = Batch(*source.take(torch.arange(min(len(source), 8))))
+    if skip and not any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters()):
+        return None, batch
+    inputs = mover(device)(batch.inputs)
+    with seeds.restored(seeds.derive(seed, "probe")), loop.evaluating(module):
+        try:
+            outputs = loop.forward(module, inputs)
+        except FindingsError:
+            raise
+        except Exception as error:
+            shapes = ", ".join(f"{tuple(tensor.shape)} {str(tensor.dtype)[6:]}" for tensor in tensors_of(batch.inputs))
+            raise SettingsError(f"The model cannot take these inputs ({shapes}): {type(error).__name__}: {error}") from error
+    outputs = outputs if pick is None else pick(outputs)
+    return map_tensors(lambda tensor: tensor.clone(), outputs), batch
+
+
+def target_scale(splits: Splits, ask: dict[str, Any], kind: Any) -> tuple[Any, Any]:
+    """Mean and deviation of a table's regression targets on the training rows, where the loss allows scaling; else (None, None)."""
+    columns = splits.columns
+    if columns is None or splits.task != "regression" or not columns.target_names:
+        return None, None
+    wish = splits.train.data.options["scale_target"]
+    if wish is False or (wish == "auto" and (kind is None or not kind.scales_target)):
+        return None, None
+    return columns.target_center, columns.target_scale
+
+
+def scaled_targets(source: Any, raw_loss: Any, outputs: Any, center: Any, scale: Any, dtype: torch.dtype, part: Part) -> Any:
+    """Targets of a table as the loss wants them: standardised where that was decided, the loss's dtype, the model's trailing 1."""
+    prepared = []
+    for target in source.targets:
+        if center is not None:
+            target = (target - torch.as_tensor(center, dtype=torch.float64)) / torch.as_tensor(scale, dtype=torch.float64)
+        if target.is_floating_point():
+            target = target.to(dtype)
+        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else tuple(outputs[0].shape) if isinstance(outputs, (tuple, list)) and outputs else None
+        prepared.append(losses.prepare_target(raw_loss, target, shape))
+    return sources.ArraySource(source.inputs, tuple(prepared), source.weights)
+
+
+def targets_as_loss_wants(source: Any, dtype: torch.dtype) -> Any:
+    """Targets of arrays keep their shape; floating-point ones take the model's dtype."""
+    if not hasattr(source, "inputs"):
+        return source
+    return sources.ArraySource(source.inputs, tuple(t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t for t in source.targets), source.weights)
+
+
+def balanced_weights(source: Any, splits: Splits) -> Tensor:
+    """class_weights="balanced": each class counts the same, n / (classes * count), on training rows."""
+    if splits.classes is None or not source.targets:
+        raise SettingsError('class_weights="balanced" needs a target of classes.')
+    counts = torch.bincount(source.targets[0].long().flatten(), minlength=len(splits.classes)).clamp_min(1)
+    return (counts.sum() / (len(counts) * counts)).float()
+
+
+def true_targets(splits: Splits, part: Part, source: Any) -> Tensor | None:
+    """Targets in their own unit (regression) or as class codes, for scores."""
+    if splits.columns is not None:
+        return splits.columns.targets(part.data.typed, part.indices.numpy()) if splits.columns.target_names else None
+    if hasattr(source, "targets"):
+        return source.targets[0].detach().cpu() if len(source.targets) == 1 and isinstance(source.targets[0], Tensor) else None
+    collected = [source.take(torch.arange(begin, min(begin + 256, len(source))))[1] for begin in range(0, len(source), 256)]
+    if not collected or len(collected[0]) != 1 or not isinstance(collected[0][0], Tensor) or len({tuple(c[0].shape[1:]) for c in collected}) > 1:
+        return None
+    return torch.cat([targets[0] for targets in collected])
+
+
+def block_size(source: Any) -> int:
+    """Rows of a prediction block: 256, fewer where one row is large (at most 2^22 numbers in a block)."""
+    inputs = source.take(torch.arange(1))[0]
+    numbers = sum(tensor.numel() for tensor in tensors_of(inputs)) or 1
+    return max(1, min(BLOCK, 2**22 // numbers))
+
+
+def evaluation_rows(source: Any) -> list[Tensor]:
+    return list(torch.arange(len(source)).split(4 * block_size(source) if hasattr(source, "inputs") else 64))
+
+
+def evaluation_batches(source: Any, rows: list[Tensor], device: torch.device, dtype: torch.dtype) -> Any:
+    """The rows of a validation split, in order, on the device. Nothing is shuffled, so every epoch sees the same batches."""
+    move = mover(device)
+    if hasattr(source, "inputs"):
+        for chosen in rows:
+            begin, end = int(chosen[0]), int(chosen[-1]) + 1
+            yield Batch(*move(map_tensors(lambda tensor, begin=begin, end=end: tensor[begin:end], (source.inputs, source.targets, source.weights))))
+        return
+    as_dtype = lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor  # noqa: E731
+    for chosen in rows:
+        inputs, targets, weights = source.take(chosen)
+        yield Batch(*move((map_tensors(as_dtype, inputs), map_tensors(as_dtype, targets), weights)))
+
+
+def metric_inputs(predictor: Predictor, outputs: Any, task: str | None, name: str, given: Any) -> Any:
+    """What a metric gets: a user's function the raw outputs, a named one probabilities or values in the target's unit."""
+    functions = given if isinstance(given, dict) else {}
+    if callable(functions.get(name)) or (isinstance(given, (list, tuple)) and any(callable(item) and getattr(item, "__name__", "") == name for item in given)):
+        return outputs
+    if predictor.predict_outputs is not None:
+        outputs = predictor.predict_outputs(outputs)
+    return predictor.decoding.probabilities(outputs) if task in ("binary", "multiclass", "multilabel") else predictor.decoding.values(outputs)
+
+
+# -- observers that write ----------------------------------------------------------------------------------------------------------------------------------------
+
+
+def write_history(folder: Path, event: Any) -> None:
+    if isinstance(event, EpochEnded):
+        runs.append_history(folder, event.as_row())
+
+
+def count_test_look(session: Session, event: Any) -> None:
+    """watch_test: each look at the test split counts, as any other does."""
+    if isinstance(event, EpochEnded) and event.test_loss is not None:
+        runs.count_look(session.folder, session.splits.fingerprint, "test")
+
+
+# -- loading -----------------------------------------------------------------------------------------------------------------------------------------------------
+
+
+def load(path: str | Path, model: Any = None, *, sha256: str | None = None) -> Model:
+    """The trained model of an artifact (or of a run's folder): `.predict`, `.evaluate`, `.full_model`.
+
+    A built-in model needs nothing else; for a user's own give the class or an instance: `load(path, model=Net)`. Nothing in the artifact is executed, every
+    byte is verified, and its self-test rows must give the recorded outputs. Raises ArtifactError.
+    """
+    path = Path(path)
+    if (path / "model.fivestep").is_dir():
+        path = path / "model.fivestep"
+    found = artifacts.read_artifact(path, expected=models.expected_of_recipe, sha256=sha256)
+    return Model.from_artifact(found, model)
+
+
+def verify(path: str | Path) -> list[str]:
+    """Problems of an artifact or run folder, one text each; empty where it is sound."""
+    path = Path(path)
+    if (path / "model.fivestep").is_dir():
+        path = path / "model.fivestep"
+    return artifacts.verify_artifact(path)
+
+
+__all__ = ["Data", "DataError", "Model", "Run", "check", "fit", "load", "verify", "as_source", "calibration"]

@@ -519,7 +519,7 @@ def test_C9_strace_sees_every_file_and_folder_synced_before_the_rename(tmp_path:
     dirty: set[str] = set()  # written, or a folder with a new name in it, and not synced since
     unsynced_before_rename, renames = [], 0
     for line in trace.read_text().splitlines():
-        if str(parent) not in line or re.search(r"= -\d", line):
+        if str(tmp_path) not in line or re.search(r"= -\d", line):
             continue
         descriptor = re.search(r"(?:write|fsync|pwrite64|writev|fdatasync|ftruncate)\(\d+<([^>]+)>", line)
         if re.search(r"\b(write|pwrite64|writev|ftruncate)\(", line) and descriptor:

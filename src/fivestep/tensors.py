@@ -299,8 +299,8 @@ def load_state_dict_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     except Exception as error:  # the unpickler of hostile or cut-off bytes raises anything
         reason = printable((str(error) or type(error).__name__).splitlines()[0], 160)
         raise ArtifactError(
-            f"{shown} cannot be read as a state_dict ({reason}). It may be cut off, or hold a whole pickled module, which would run its "
-            "code on loading and is refused. If you trust it, write its weights alone once: torch.save(torch.load(path, weights_only=False).state_dict(), new_path)."
+            f"{shown} cannot be read as a state_dict ({reason}). It may be cut off, or hold a whole pickled module, which would run its code "
+            "on loading and is refused. If you trust it, write its weights alone: torch.save(torch.load(path, weights_only=False).state_dict(), new_path)."
         ) from error
     if isinstance(found, dict) and found and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()):
         return dict(found)

@@ -20,17 +20,19 @@ from fivestep import seeds
 from fivestep.checks import gate
 from fivestep.checks.findings import Finding
 from fivestep.data import sources
-from fivestep.data.batches import Batch, InMemoryBatches, LoaderBatches, map_tensors, mover, tensors_of
-from fivestep.data.data import Data, Part, Splits, as_splits
-from fivestep.errors import DataError, FindingsError, SettingsError, UsageError
-from fivestep.model import building, calibration, losses, metrics as scoring, models, optimizers
+from fivestep.data.batches import Batch, InMemoryBatches, LoaderBatches, count_examples, map_tensors, mover, tensors_of
+from fivestep.data.data import Part, Splits, as_splits
+from fivestep.errors import FindingsError, SettingsError, UsageError
+from fivestep.model import building, losses, models, optimizers
+from fivestep.model import metrics as scoring
 from fivestep.results import artifact as artifacts
 from fivestep.results import runs
-from fivestep.results.predictor import Predictor, as_source
+from fivestep.results.predictor import Predictor
 from fivestep.results.run import Model, Run
 from fivestep.settings import Settings, record
 from fivestep.train import epochs as training_epochs
-from fivestep.train import loop, precision as precisions
+from fivestep.train import loop
+from fivestep.train import precision as precisions
 from fivestep.train.averaging import make_average
 from fivestep.train.epochs import Plan, Training
 from fivestep.train.events import EpochEnded
@@ -106,7 +108,6 @@ def fit(
         training_epochs.train(session.training, session.plan)
         return finish(session)
     finally:
-        session.close()
         seeds.restore(before)
 
 
@@ -119,7 +120,7 @@ def check(model: Any, splits: Any, *, predict_rows: Any = None, **fit_settings: 
         if given not in allowed:
             raise UsageError(f"check takes the arguments of fit; {given!r} is none of them.{building.nearest(given, allowed)}")
     arguments = {key: parameter.default for key, parameter in allowed.items()} | fit_settings
-    arguments |= dict(model=model, splits=splits, folder=None, quiet=True)
+    arguments |= dict(model=model, splits=splits, folder=None, quiet=True, predict_rows=predict_rows)
     import copy
 
     if isinstance(model, nn.Module):
@@ -130,7 +131,7 @@ def check(model: Any, splits: Any, *, predict_rows: Any = None, **fit_settings: 
             session = prepare(arguments, only_check=True)
         except FindingsError as stopped:
             return stopped.findings
-        return [*session.findings, *gate.look_at_rows(session, predict_rows)]
+        return session.findings
 
 
 @dataclass
@@ -152,15 +153,14 @@ class Session:
     folder: Path | None
     encoded: dict[str, Any]
     targets_in_unit: Callable[[str], Tensor | None]
+    evaluate_loss: Callable[[str], float | None]
     findings: list[Finding] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     started: float = field(default_factory=clock.perf_counter)
     weights_report: Any = None
-    closers: list[Callable[[], Any]] = field(default_factory=list)
-
-    def close(self) -> None:
-        for closer in self.closers:
-            closer()
+    batch_size: int = 32
+    simulate_schedule: Any = None
+    user_metrics: dict[str, Callable[..., Any]] = field(default_factory=dict)
 
 
 def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
@@ -191,21 +191,21 @@ def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
     if ask["weights"] is not None:
         report = building.load_weights(module, ask["weights"], strict=ask["weights_strict"])
         said.append(str(report).splitlines()[0])
-    frozen_names, frozen_modules = building.freeze(module, ask["freeze"]) if ask["freeze"] else ([], [])
+    _, frozen_modules = building.freeze(module, ask["freeze"]) if ask["freeze"] else ([], [])
     module.to(device)
     dtype = next((parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()), torch.float32)
 
     # data, encoded by what the training rows say
     encoded = {part.name: as_model_sees(splits, part, dtype) for part in (splits.train, splits.val, splits.test) if part is not None}
     pick = picker(ask["output"])
-    outputs, example = first_outputs(module, encoded["train"], device, pick, seed, skip=ask["compute"] is not None or ask["step"] is not None)
+    outputs = first_outputs(module, encoded["train"], device, pick, seed, skip=ask["compute"] is not None or ask["step"] is not None)
 
     # loss, targets, decoding
     task = splits.task
     spec = ask["loss"]
     if ask["compute"] is None and ask["step"] is None and spec == "auto":
         shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else None
-        spec = losses.auto_loss(task, shape) if task is not None else "MSELoss"
+        spec = losses.auto_loss(task, shape or ())
         chosen["loss"] = spec
     weighted = any(getattr(source, "weights", None) is not None for source in encoded.values())
     class_weights = ask["class_weights"]
@@ -225,8 +225,9 @@ def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
     elif raw_loss is not None:
         encoded = {part_name: targets_as_loss_wants(source, dtype) for part_name, source in encoded.items()}
     decoding = losses.decoding_for(
-        raw_loss, task, classes=splits.classes, target_center=center, target_scale=scale, target_names=splits.train.data.target_names, outputs=outputs
-    )
+        raw_loss, task, output_shape=tuple(outputs.shape) if isinstance(outputs, Tensor) else None, classes=splits.classes, target_center=center,
+        target_scale=scale, target_names=splits.train.data.target_names,
+    )  # fmt: skip
     objective = objective_of(raw_loss, pick, weighted)
 
     # optimizer and schedule
@@ -242,7 +243,9 @@ def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
     )
     said += list(getattr(optimizer, "said", []))
     chosen["optimizer"] = getattr(optimizer, "recorded", {})
-    schedule = optimizers.make_schedule(None if ask["scheduler"] == "auto" else ask["scheduler"], optimizer, epochs=num_epochs, steps_per_epoch=train_batches.steps(0))
+    schedule = optimizers.make_schedule(
+        None if ask["scheduler"] == "auto" else ask["scheduler"], optimizer, epochs=num_epochs, steps_per_epoch=train_batches.steps(0)
+    )
 
     # what is watched and kept
     epoch_scores = scoring.epoch_metrics(ask["metrics"] if ask["metrics"] is not None else ([ask["monitor"]] if ask["monitor"] != "loss" else None), task)
@@ -262,9 +265,17 @@ def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
     chosen["keep"] = keep
 
     predictor = Predictor(
-        module, decoding, splits.columns, block_size(encoded["train"]), pick, predict_outputs_of(raw_loss, device), precisions.autocast(ask["precision"], device), dtype
+        module,
+        decoding,
+        splits.columns,
+        block_size(encoded["train"]),
+        pick,
+        losses.outputs_from(raw_loss),
+        precisions.autocast(ask["precision"], device),
+        dtype,
     )
-    weigh = partial(losses.batch_weight, raw_loss) if raw_loss is not None else count_rows
+    given_count = getattr(getattr(encoded["train"], "source", None), "count", None)
+    weigh = weigher(raw_loss, lambda batch: count_examples(batch.inputs) if given_count is None else given_count(batch))
     autocast = precisions.autocast(ask["precision"], device)
     scaler = precisions.gradient_scaler(ask["precision"], device)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -275,21 +286,45 @@ def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
 
         def run_validation() -> tuple[float, dict[str, float]]:
             value, kept = loop.evaluate(
-                module, objective, evaluation_batches(source, rows, device, dtype), weigh=weigh, compute=ask["compute"], autocast=autocast, keep_outputs=bool(epoch_scores)
+                module,
+                objective,
+                evaluation_batches(source, rows, device, dtype),
+                weigh=weigh,
+                compute=ask["compute"],
+                autocast=autocast,
+                keep_outputs=bool(epoch_scores),
             )
             if not epoch_scores:
                 return value, {}
             gathered = loop.concatenate([map_tensors(lambda tensor: tensor.cpu(), pick(item) if pick else item) for item in kept])
             targets = targets_in_unit(part_name)
-            return value, {key: float(function(metric_inputs(predictor, gathered, task, key, ask["metrics"]), targets)) for key, function in epoch_scores.items()}
+            return value, {
+                key: float(function(metric_inputs(predictor, gathered, task, key, ask["metrics"]), targets)) for key, function in epoch_scores.items()
+            }
 
         return run_validation
 
     def targets_in_unit(part_name: str) -> Tensor | None:
         return true_targets(splits, splits.part(part_name), encoded[part_name])
 
+    def evaluate_loss(part_name: str) -> float | None:
+        """The loss on all rows of a split, with the weights that were kept; None where the user's step= has no loss of ours."""
+        if ask["step"] is not None:
+            return None
+        source = encoded[part_name]
+        batches = evaluation_batches(source, evaluation_rows(source), device, dtype)
+        return loop.evaluate(module, objective, batches, weigh=weigh, compute=ask["compute"], autocast=autocast)[0]
+
     average = make_average(ask["average"], module)
-    training = Training(module, loss_module if loss_module is not None and list(loss_module.parameters()) else None, optimizer, schedule, scaler, average, Stopping(patience, mode))
+    training = Training(
+        module,
+        loss_module if loss_module is not None and list(loss_module.parameters()) else None,
+        optimizer,
+        schedule,
+        scaler,
+        average,
+        Stopping(patience, mode),
+    )
     clipping = (parameters, ask["clip_norm"], ask["clip_value"]) if ask["clip_norm"] is not None or ask["clip_value"] is not None else None
     part_size = ask["part_size"]
     observers = list(ask["observers"])
@@ -316,16 +351,16 @@ def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
     )
     settings = Settings(asked_settings(arguments), chosen, data_record(splits), built.recipe)
     session = Session(
-        arguments, settings, splits, built, training, plan, decoding, raw_loss, loss_name, predictor, task, device, None, encoded, targets_in_unit,
-        said=said, weights_report=report,
+        arguments, settings, splits, built, training, plan, decoding, raw_loss, loss_name, predictor, task, device, None, encoded, targets_in_unit, evaluate_loss,
+        said=said, weights_report=report, batch_size=batch_size, user_metrics=user_functions(ask["metrics"]),
+        simulate_schedule=None if schedule is None else gate.simulated(
+            lambda dummy: (optimizers.make_schedule(ask["scheduler"], dummy, epochs=num_epochs, steps_per_epoch=train_batches.steps(0)), train_batches.steps(0)), optimizer
+        ),
     )  # fmt: skip
     if ask["checks"]:
-        session.findings = gate.before(session, example, outputs, ignore=ask["ignore"])
+        session.findings = gate.before(session, ignore=ask["ignore"], predict_rows=ask.get("predict_rows"))
         if any(finding.severity == "error" for finding in session.findings):
             raise FindingsError(session.findings)
-        watch = gate.watch(session, ask["ignore"])
-        observers.append(watch.see)
-        session.closers.append(lambda: session.findings.extend(watch.findings()))
     if only_check:
         return session
     if not ask["quiet"]:
@@ -357,10 +392,16 @@ def finish(session: Session) -> Run:
         targets_in_unit=session.targets_in_unit,
         seed=ask["seed"],
         watched_test=session.training.test_looks,
-        loss=session.plan.loss,
-        weigh=session.plan.weigh_batch,
+        evaluate_loss=session.evaluate_loss,
     )
-    if ask["calibrate"] and splits.val is not None and session.task in ("binary", "multiclass") and ask["step"] is None and ask["compute"] is None and session.loss is not None:
+    if (
+        ask["calibrate"]
+        and splits.val is not None
+        and session.task in ("binary", "multiclass")
+        and ask["step"] is None
+        and ask["compute"] is None
+        and session.loss is not None
+    ):
         run.calibrate()
     if session.folder is not None:
         runs.write(session.folder, "findings.json", [finding.to_json() for finding in session.findings])
@@ -419,7 +460,9 @@ def asked_settings(arguments: dict[str, Any]) -> dict[str, Any]:
 
     defaults = {key: parameter.default for key, parameter in inspect.signature(fit).parameters.items()}
     skip = ("model", "splits", "observers", "quiet")
-    return {key: record(value) for key, value in arguments.items() if key in defaults and key not in skip and value is not defaults[key] and value != defaults[key]}
+    return {
+        key: record(value) for key, value in arguments.items() if key in defaults and key not in skip and value is not defaults[key] and value != defaults[key]
+    }
 
 
 def data_record(splits: Splits) -> dict[str, Any]:
@@ -466,32 +509,17 @@ def objective_of(raw_loss: Any, pick: Callable[[Any], Any] | None, weighted: boo
     """`loss(outputs, targets)` as the loop calls it; with sample weights `loss(outputs, targets, weights)`."""
     if raw_loss is None:
         return lambda outputs, targets: outputs
-    fed = losses.feed(raw_loss)
-    if weighted:
-
-        def weighted_loss(outputs: Any, targets: tuple[Any, ...], weights: Tensor) -> Any:
-            return losses.mean_with_weights(raw_loss, outputs if pick is None else pick(outputs), targets, weights)
-
-        return weighted_loss
+    fed = losses.feed(raw_loss, weighted=weighted)
     if pick is None:
         return fed
-    return lambda outputs, targets: fed(pick(outputs), targets)
+    return lambda outputs, *rest: fed(pick(outputs), *rest)
 
 
-def predict_outputs_of(raw_loss: Any, device: torch.device) -> Callable[[Any], Any] | None:
-    if not isinstance(raw_loss, nn.AdaptiveLogSoftmaxWithLoss):
-        return None
-
-    def log_probabilities(outputs: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return raw_loss.log_prob(outputs.to(device)).cpu()
-
-    return log_probabilities
-
-
-def count_rows(targets: tuple[Any, ...]) -> Any:
-    found = tensors_of(targets)
-    return len(found[0]) if found and found[0].dim() else 1
+def weigher(raw_loss: Any, count: Callable[[Batch], int]) -> Callable[[Batch], Any]:
+    """What the loss's mean over a batch is a mean of; without a torch loss (compute=) its examples."""
+    if raw_loss is None:
+        return count
+    return lambda batch: losses.batch_weight(raw_loss, batch.targets, weights=batch.weights, num_examples=count(batch))
 
 
 # -- the data as the model sees it ------------------------------------------------------------------------------------------------------------------------------
@@ -511,7 +539,7 @@ class DatasetRows:
 
     def __init__(self, source: Any, indices: Tensor):
         self.source, self.indices = source, indices
-        self.collate = source.collate
+        self.collate = None if source.collate is sources.collate_examples else source.collate  # under a user's collate blocks are not padded
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -529,7 +557,7 @@ def make_batches(splits: Splits, source: Any, ask: dict[str, Any], device: torch
     return LoaderBatches(
         sources.LoaderDataset(inner.dataset, seed),
         source.indices,
-        collate=inner.collate_examples,
+        collate=inner.collate,
         unpack=partial(unpack_as, inner, dtype),
         device=device,
         workers=inner.workers,
@@ -543,11 +571,11 @@ def unpack_as(source: Any, dtype: torch.dtype, collated: Any) -> tuple[Any, tupl
     return map_tensors(as_dtype, inputs), map_tensors(as_dtype, targets), weights
 
 
-def first_outputs(module: nn.Module, source: Any, device: torch.device, pick: Any, seed: int, *, skip: bool) -> tuple[Any, Batch]:
+def first_outputs(module: nn.Module, source: Any, device: torch.device, pick: Any, seed: int, *, skip: bool) -> Any:
     """The model's outputs for the first training rows: their shape decides loss and targets. Also what gives a lazy module its shapes, under the run's seed."""
     batch = Batch(*source.take(torch.arange(min(len(source), 8))))
     if skip and not any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters()):
-        return None, batch
+        return None
     inputs = mover(device)(batch.inputs)
     with seeds.restored(seeds.derive(seed, "probe")), loop.evaluating(module):
         try:
@@ -558,7 +586,7 @@ def first_outputs(module: nn.Module, source: Any, device: torch.device, pick: An
             shapes = ", ".join(f"{tuple(tensor.shape)} {str(tensor.dtype)[6:]}" for tensor in tensors_of(batch.inputs))
             raise SettingsError(f"The model cannot take these inputs ({shapes}): {type(error).__name__}: {error}") from error
     outputs = outputs if pick is None else pick(outputs)
-    return map_tensors(lambda tensor: tensor.clone(), outputs), batch
+    return map_tensors(lambda tensor: tensor.clone(), outputs)
 
 
 def target_scale(splits: Splits, ask: dict[str, Any], kind: Any) -> tuple[Any, Any]:
@@ -567,9 +595,9 @@ def target_scale(splits: Splits, ask: dict[str, Any], kind: Any) -> tuple[Any, A
     if columns is None or splits.task != "regression" or not columns.target_names:
         return None, None
     wish = splits.train.data.options["scale_target"]
-    if wish is False or (wish == "auto" and (kind is None or not kind.scales_target)):
+    if wish is False or columns.target_center is None or (wish == "auto" and (kind is None or not kind.scales_target)):
         return None, None
-    return columns.target_center, columns.target_scale
+    return columns.target_center.tolist(), columns.target_scale.tolist()
 
 
 def scaled_targets(source: Any, raw_loss: Any, outputs: Any, center: Any, scale: Any, dtype: torch.dtype, part: Part) -> Any:
@@ -589,7 +617,9 @@ def targets_as_loss_wants(source: Any, dtype: torch.dtype) -> Any:
     """Targets of arrays keep their shape; floating-point ones take the model's dtype."""
     if not hasattr(source, "inputs"):
         return source
-    return sources.ArraySource(source.inputs, tuple(t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t for t in source.targets), source.weights)
+    return sources.ArraySource(
+        source.inputs, tuple(t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t for t in source.targets), source.weights
+    )
 
 
 def balanced_weights(source: Any, splits: Splits) -> Tensor:
@@ -637,10 +667,17 @@ def evaluation_batches(source: Any, rows: list[Tensor], device: torch.device, dt
         yield Batch(*move((map_tensors(as_dtype, inputs), map_tensors(as_dtype, targets), weights)))
 
 
+def user_functions(metrics: Any) -> dict[str, Callable[..., Any]]:
+    """The metrics that are functions of the user's own, by name."""
+    if isinstance(metrics, dict):
+        return {name: function for name, function in metrics.items() if callable(function)}
+    given = metrics if isinstance(metrics, (list, tuple)) else [metrics]
+    return {getattr(function, "__name__", f"metric {position}"): function for position, function in enumerate(given) if callable(function)}
+
+
 def metric_inputs(predictor: Predictor, outputs: Any, task: str | None, name: str, given: Any) -> Any:
     """What a metric gets: a user's function the raw outputs, a named one probabilities or values in the target's unit."""
-    functions = given if isinstance(given, dict) else {}
-    if callable(functions.get(name)) or (isinstance(given, (list, tuple)) and any(callable(item) and getattr(item, "__name__", "") == name for item in given)):
+    if name in user_functions(given):
         return outputs
     if predictor.predict_outputs is not None:
         outputs = predictor.predict_outputs(outputs)
@@ -683,6 +720,3 @@ def verify(path: str | Path) -> list[str]:
     if (path / "model.fivestep").is_dir():
         path = path / "model.fivestep"
     return artifacts.verify_artifact(path)
-
-
-__all__ = ["Data", "DataError", "Model", "Run", "check", "fit", "load", "verify", "as_source", "calibration"]

@@ -47,7 +47,9 @@ def run(argv: list[str]) -> int:
         if debug:
             raise
         if isinstance(error, DataError) and len(error.problems) > 1:
-            complain("\n".join(error.problems[:20]) + (f"\n... and {len(error.problems) - 20} more" if len(error.problems) > 20 else ""), as_json, error.exit_code)
+            complain(
+                "\n".join(error.problems[:20]) + (f"\n... and {len(error.problems) - 20} more" if len(error.problems) > 20 else ""), as_json, error.exit_code
+            )
         else:
             complain(str(error), as_json, error.exit_code, findings=error.findings if isinstance(error, FindingsError) else ())
         return error.exit_code
@@ -129,10 +131,14 @@ def make_app() -> Any:
     """The typer application; made when a command runs, as typer itself takes a moment to import."""
     import typer
 
-    app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help="Any PyTorch model through the whole workflow.")
+    app = typer.Typer(
+        add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help="Any PyTorch model through the whole workflow."
+    )
 
     Target = Annotated[str | None, typer.Option(help="The column to predict; several with commas.")]
-    SetOption = Annotated[list[str] | None, typer.Option("--set", help="Any setting: optimizer.momentum=0.9, model.width=64, data.missing=?, split.group=patient")]
+    SetOption = Annotated[
+        list[str] | None, typer.Option("--set", help="Any setting: optimizer.momentum=0.9, model.width=64, data.missing=?, split.group=patient")
+    ]
     Config = Annotated[str | None, typer.Option(help="Settings from run.toml or RUN/settings.json.")]
     AsJson = Annotated[bool, typer.Option("--json", help="The result as one JSON object on stdout.")]
     Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
@@ -180,7 +186,10 @@ def make_app() -> Any:
         print(scores)
         if run.folder is not None:
             print(f"\nrun    {run.folder}\nmodel  {run.folder}/model.fivestep")
-            print(f"next   fivestep predict {run.folder} NEW.csv -o out.csv" + (f"\n       fivestep evaluate {run.folder} --split test" if splits.test is not None else ""))
+            print(
+                f"next   fivestep predict {run.folder} NEW.csv -o out.csv"
+                + (f"\n       fivestep evaluate {run.folder} --split test" if splits.test is not None else "")
+            )
 
     @app.command()
     def predict(
@@ -229,7 +238,9 @@ def make_app() -> Any:
         _, options, _, _ = put_together(config, set_)
         if not Path(file).exists():
             raise MissingInputError(f"There is no file {file}.")
-        allowed = {key: options[key] for key in options if key in ("columns", "drop", "missing", "delimiter", "encoding", "decimal", "without_target", "weight")}
+        allowed = {
+            key: options[key] for key in options if key in ("columns", "drop", "missing", "delimiter", "encoding", "decimal", "without_target", "weight")
+        }
         report = inspect_file(file, target=target or options.get("target"), **allowed)
         if as_json:
             emit({"problems": list(report.problems), "notes": list(report.notes)})
@@ -318,7 +329,12 @@ def predict_file(loaded: Any, file: str, output: str | None, probabilities: bool
         stream = sys.stdout.buffer if temporary is None else open(temporary, "xb")  # noqa: SIM115  closed below, before the rename
         for numbers, codes, chunk_notes in predictor.columns.iter_prediction_chunks(file):
             notes |= dict.fromkeys(chunk_notes)
-            frame = polars.DataFrame({key: values.tolist() if values.dtype == object else values for key, values in predictor.frame(numbers, codes, probabilities=probabilities).items()})
+            frame = polars.DataFrame(
+                {
+                    key: values.tolist() if values.dtype == object else values
+                    for key, values in predictor.frame(numbers, codes, probabilities=probabilities).items()
+                }
+            )
             if target is not None and target.suffix == ".parquet":
                 kept.append(frame)  # predictions alone, a few numbers a row; the input is not kept
             elif len(frame) or not written:
@@ -364,7 +380,9 @@ def evaluate_split(path: Path, loaded: Any, split: str) -> Any:
     data = Data.table(recorded["source"], **options) if recorded["kind"] == "table" else Data.images(recorded["source"], **options)
     splits = data.split(**recorded["split_options"])
     if splits.fingerprint != recorded["fingerprint"]:
-        raise DataError(f"{recorded['source']} has changed since this run: its rows or their split are not those the model was trained on. A score on it would not be honest.")
+        raise DataError(
+            f"{recorded['source']} has changed since this run: its rows or their split are not those the model was trained on. A score on it would not be honest."
+        )
     return loaded.evaluate_part(splits, splits.part(split), folder=path)
 
 

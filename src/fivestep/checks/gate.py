@@ -1,51 +1,105 @@
-"""Where a session meets the checks: what stops a run, what is only said, and what is looked at while and after it."""
+"""Where a session meets the checks: it becomes a `Subject`, which is all that the rules may read.
+
+Enters: a session of `workflow` (its parts by attribute, nothing is imported from there). Leaves: findings. What a rule draws or computes leaves no trace.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
 
+from fivestep import seeds
 from fivestep.checks.findings import Finding
-from fivestep.model import losses
+from fivestep.checks.subject import Part, Subject, part_of
 
 
-def before(session: Any, example: Any, outputs: Any, *, ignore: Sequence[str] = ()) -> list[Finding]:
-    """Findings before the first step."""
-    found: list[Finding] = []
-    if session.loss is not None and outputs is not None:
-        source = session.encoded["train"]
-        import torch
+def subject_of(session: Any, predict_rows: Any = None) -> Subject:
+    """The session as the checks see it."""
+    ask, splits, training, plan = session.arguments, session.splits, session.training, session.plan
+    parts = {name: part_facts(source, getattr(splits, name)) for name, source in session.encoded.items()}
+    table, facts = None, {}
+    if splits.columns is not None:
+        typed = splits.train.data.typed
+        table = {name: typed.values(name) for name in typed.names}
+        facts = dict(
+            target=splits.train.data.target_names[0] if splits.train.data.target_names else None,
+            dropped=tuple(splits.train.data.options["drop"]),
+            used=tuple(typed.inputs),
+            kinds={column.name: column.kind for column in typed.columns},
+            standardised=True,
+        )
+    method = getattr(getattr(splits.how, "how", None), "method", "indices")
+    return Subject(
+        model=training.model,
+        train=parts["train"],
+        val=parts.get("val"),
+        test=parts.get("test"),
+        loss=session.loss,
+        feed=plan.loss if session.loss is not None and getattr(session.encoded["train"], "weights", None) is None else None,
+        loss_name=session.loss_name,
+        compute=ask["compute"],
+        step=ask["step"],
+        task=session.task,
+        classes=splits.classes,
+        optimizer=training.optimizer,
+        schedule=session.simulate_schedule,
+        batch_size=session.batch_size,
+        epochs=plan.epochs,
+        steps_per_epoch=plan.batches.steps(0),
+        shuffle=ask["shuffle"],
+        clip_norm=ask["clip_norm"],
+        clip_value=ask["clip_value"],
+        augment=ask["augment"],
+        metrics=session.user_metrics,
+        default_metrics=ask["metrics"] is None,
+        monitor=plan.monitor,
+        mode=training.stopping.mode,
+        keep=plan.keep,
+        has_patience=training.stopping.patience is not None,
+        table=table,
+        split={"stratified": "random", "groups": "group", "file order": "ordered", "time": "time", "random": "random"}.get(method, "given"),
+        split_column=next((splits.options[key] for key in ("time", "group", "column") if isinstance(splits.options.get(key), str)), None),
+        dataset=getattr(splits.train.data.source, "dataset", None),
+        weights=session.weights_report,
+        fine_tuned=ask["weights"] is not None,
+        predict_rows=predict_rows,
+        **facts,
+    )
 
-        rows = torch.arange(min(len(source), 8))
-        targets = source.take(rows)[1]
-        whole = source.targets if hasattr(source, "targets") else targets
-        problem = losses.shape_problem(session.loss, outputs, targets) or label_problem(session, outputs, whole)
-        if problem:
-            found.append(Finding("L05", "error", problem, {}, "The loss would broadcast, fail or learn something else.", "Give outputs and targets the same shape."))
-    return [finding for finding in found if finding.code not in ignore]
+
+def part_facts(source: Any, split_part: Any) -> Part:
+    rows = split_part.indices.numpy()
+    if hasattr(source, "inputs"):
+        return part_of(source.inputs, source.targets, rows=rows)
+    return Part(source.take, len(source), rows=rows)
 
 
-def label_problem(session: Any, outputs: Any, targets: tuple[Any, ...]) -> str | None:
-    return None if not isinstance(outputs, Tensor) else losses.shape_problem(session.loss, outputs, targets) if False else None
+def before(session: Any, *, ignore: Sequence[str] = (), predict_rows: Any = None) -> list[Finding]:
+    """Findings before the first step; model, data and random state stay as they are."""
+    from fivestep.checks.before import check_before
+
+    with seeds.restored():
+        return check_before(subject_of(session, predict_rows), ignore=ignore)
 
 
-class Nothing:
-    def see(self, event: Any) -> None:
-        return
+def simulated(make: Any, optimizer: Any) -> Any:
+    """A function of a number of steps that gives the first group's learning rates, on a copy of the schedule over a dummy parameter."""
 
-    def findings(self) -> list[Finding]:
-        return []
+    def rates(steps: int) -> list[float]:
+        first = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
+        dummy = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=first["lr"])
+        dummy.param_groups[0].update({key: value for key, value in first.items() if key not in dummy.param_groups[0]})
+        schedule, per_epoch = make(dummy)
+        found = []
+        for step in itertools.count(1):
+            if len(found) >= steps:
+                return found
+            found.append(float(dummy.param_groups[0]["lr"]))
+            if schedule.every == "step" or (schedule.every == "epoch" and step % per_epoch == 0):
+                schedule.step()
+        return found
 
-
-def watch(session: Any, ignore: Sequence[str]) -> Any:
-    return Nothing()
-
-
-def look_at_rows(session: Any, rows: Any) -> list[Finding]:
-    return []
-
-
-def after_prediction(run: Any, rows: Any) -> list[Finding]:
-    return []
+    return rates

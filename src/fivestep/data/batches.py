@@ -79,7 +79,9 @@ def batch_order(num_rows: int, seed: int, epoch: int, shuffle: bool) -> Tensor:
     return torch.randperm(num_rows, generator=seeds.generator(seed, "order", epoch))
 
 
-def index_lists(num_rows: int, seed: int, epoch: int, *, batch_size: int, shuffle: bool, chosen: Callable[[int, torch.Generator], Iterable[Any]] | None) -> list[Tensor]:
+def index_lists(
+    num_rows: int, seed: int, epoch: int, *, batch_size: int, shuffle: bool, chosen: Callable[[int, torch.Generator], Iterable[Any]] | None
+) -> list[Tensor]:
     """The rows of each step of an epoch. `chosen(epoch, generator)` is the user's own `batches=`; it gets a generator seeded by (seed, epoch)."""
     if chosen is not None:
         return [torch.as_tensor(rows, dtype=torch.int64) for rows in chosen(epoch, seeds.generator(seed, "order", epoch))]

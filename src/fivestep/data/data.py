@@ -80,7 +80,7 @@ class Data:
             without_target=without_target, weight=weight, scale_target=scale_target, categories=categories,
         )  # fmt: skip
         names = () if target is None else (target,) if isinstance(target, str) else tuple(target)
-        return Data("table", raw.origin, typed=typed, classes=typed.classes, task=typed.task, options={"target": target, **options}, notes=tuple(typed.notes), target_names=names)
+        return Data("table", raw.origin, typed=typed, task=typed.task, options={"target": target, **options}, notes=tuple(typed.notes), target_names=names)
 
     @staticmethod
     def arrays(inputs: Any, targets: Any = None, *, weight: Any = None) -> Data:
@@ -103,12 +103,16 @@ class Data:
             source, classes, notes = images.folder_source(folder_or_arrays, size=size)
         else:
             source, classes, notes = images.array_source(folder_or_arrays, targets, size=size)
-        task, found = sources.task_of(source.targets) if getattr(source, "targets", None) else ("multiclass" if classes and len(classes) > 2 else "binary", classes)
+        task, found = (
+            sources.task_of(source.targets) if getattr(source, "targets", None) else ("multiclass" if classes and len(classes) > 2 else "binary", classes)
+        )
         origin = str(folder_or_arrays) if isinstance(folder_or_arrays, (str, Path)) else "image arrays"
         return Data("images", origin, source=source, classes=classes or found, task=task, notes=tuple(notes), options={"size": size})
 
     @staticmethod
-    def dataset(dataset: Any, *, inputs: Any = None, targets: Any = None, count: Callable[[Any], int] | None = None, collate: Any = None, workers: int = 0) -> Data:
+    def dataset(
+        dataset: Any, *, inputs: Any = None, targets: Any = None, count: Callable[[Any], int] | None = None, collate: Any = None, workers: int = 0
+    ) -> Data:
         """Any map-style torch Dataset. `inputs` and `targets` are keys or functions of the collated batch, `count` tells how many examples a batch holds."""
         source = sources.DatasetSource(dataset, inputs=inputs, targets=targets, count=count, collate=collate, workers=workers)
         return Data("dataset", type(dataset).__name__, source=source, options={"workers": workers})
@@ -126,9 +130,9 @@ class Data:
     def __repr__(self) -> str:
         head = f"Data: {len(self):,} rows from {self.origin}" + (f", target {', '.join(self.target_names)}" if self.target_names else "")
         head += f", task {self.task}" if self.task else ""
-        lines = [head]
+        lines: list[str] = [head]
         if self.kind == "table":
-            lines.append(self.typed.describe())
+            lines.append(str(self.typed.describe()))
         elif hasattr(self.source, "inputs"):
             lines.append("  inputs  " + ", ".join(f"{str(t.dtype)[6:]} {tuple(t.shape)}" for t in tensors_of(self.source.inputs)))
             lines.append("  targets " + ", ".join(f"{str(t.dtype)[6:]} {tuple(t.shape)}" for t in self.source.targets))
@@ -162,14 +166,12 @@ class Data:
         the latest in test; `shuffle=False` takes the rows in file order; `indices=(train, val, test)`, a `column` that says so, or a scikit-learn `splitter`
         give the split as it is. `group`, `time` and `stratify` are a column's name or one value for each row.
         """
-        if train is None and val is None and test is None:
-            train, val, test = 0.7, 0.15, 0.15
         labels = self._labels() if stratify is True else self._values(stratify, "stratify")
         chosen = split_indices(
             len(self),
-            train=train or 0,
-            val=val or 0,
-            test=test or 0,
+            train=train,
+            val=val,
+            test=test,
             seed=seed,
             shuffle=shuffle,
             labels=labels,
@@ -178,17 +180,24 @@ class Data:
             indices=indices,
             column_values=self._values(column, "column"),
             splitter=splitter,
+            y=self._labels() if splitter is not None and self.task in ("binary", "multiclass") else None,
+            column=column,
         )
         options = dict(train=train, val=val, test=test, seed=seed, shuffle=shuffle)
-        options |= {key: value for key, value in dict(stratify=stratify, group=group, time=time, column=column).items() if isinstance(value, (str, bool)) and value}
-        parts = [None if rows is None or not len(rows) else Part(name, self, torch.as_tensor(rows)) for name, rows in zip(("train", "val", "test"), (chosen.train, chosen.val, chosen.test))]
+        options |= {
+            key: value for key, value in dict(stratify=stratify, group=group, time=time, column=column).items() if isinstance(value, (str, bool)) and value
+        }
+        parts = [
+            None if rows is None or not len(rows) else Part(name, self, torch.as_tensor(rows))
+            for name, rows in zip(("train", "val", "test"), (chosen.train, chosen.val, chosen.test))
+        ]
         return Splits._of(parts, how=chosen, options=options, groups=group, times=time)
 
     def _labels(self) -> Any:
         if self.kind == "table":
             if self.task not in ("binary", "multiclass"):
                 raise UsageError("stratify=True needs a target of classes; this target is numbers. Name a column instead: stratify='column'.")
-            return self.typed.class_codes()
+            return self.typed.values(self.target_names[0])
         targets = getattr(self.source, "targets", ())
         if len(targets) != 1 or targets[0].is_floating_point() or targets[0].dim() != 1:
             raise UsageError("stratify=True needs one target of class labels in memory. Give the labels: stratify=labels, one for each row.")
@@ -201,7 +210,7 @@ class Data:
         if isinstance(given, str):
             if self.kind != "table":
                 raise UsageError(f"{argument}={given!r} names a column, and this data has none. Give one value for each row.")
-            return self.typed.split_values(given)
+            return self.typed.values(given)
         values = given.numpy() if isinstance(given, Tensor) else np.asarray(given)
         if len(values) != len(self):
             raise DataError(f"{argument}= has {len(values)} values for {len(self)} rows. Give one for each row, in the rows' order.")
@@ -284,7 +293,9 @@ class Splits:
 
     @property
     def classes(self) -> tuple[Any, ...] | None:
-        return self.train.data.classes
+        columns = self.columns
+        found = self.train.data.classes if columns is None else columns.classes
+        return None if found is None else tuple(found)
 
     @property
     def num_inputs(self) -> int | None:
@@ -306,7 +317,7 @@ class Splits:
 
     @property
     def num_categories(self) -> list[int] | None:
-        return self.columns.num_categories if self.columns is not None else None
+        return (self.columns.num_categories or None) if self.columns is not None else None
 
     @property
     def image_shape(self) -> tuple[int, ...] | None:
@@ -343,7 +354,7 @@ class Splits:
         return sources.ArraySource(
             self.columns.encode(typed, rows),
             () if targets is None else (targets,),
-            None if weights is None else torch.as_tensor(weights, dtype=torch.float32),
+            None if weights is None else weights.float(),
         )
 
     def values_of(self, name_or_values: Any, part: Part) -> Any:

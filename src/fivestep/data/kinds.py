@@ -7,7 +7,6 @@ change to text. Nothing is fitted here: no mean, no vocabulary (`columns` does t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fivestep.data.records import Limits, shown
-from fivestep.data.tables import NUM_LISTED, ReadOptions, Table, data_error, listed, near, origin_of, try_read
+from fivestep.data.tables import ReadOptions, Table, data_error, listed, near, origin_of, try_read, unknown_columns
 from fivestep.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -32,13 +31,13 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 TRUE, FALSE = ("true", "yes", "t", "y"), ("false", "no", "f", "n")
 CLOCK = r"([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}(?:\.[0-9]+)?))?"
 DAYS = {  # how the day is written -> the same as a regular expression with the groups y, m and d
-    "%Y-%m-%d": r"(?<y>[0-9]{4})-(?<m>[0-9]{1,2})-(?<d>[0-9]{1,2})",
-    "%Y/%m/%d": r"(?<y>[0-9]{4})/(?<m>[0-9]{1,2})/(?<d>[0-9]{1,2})",
-    "%d.%m.%Y": r"(?<d>[0-9]{1,2})\.(?<m>[0-9]{1,2})\.(?<y>[0-9]{4})",
-    "%d/%m/%Y": r"(?<d>[0-9]{1,2})/(?<m>[0-9]{1,2})/(?<y>[0-9]{4})",
-    "%m/%d/%Y": r"(?<m>[0-9]{1,2})/(?<d>[0-9]{1,2})/(?<y>[0-9]{4})",
-    "%d-%m-%Y": r"(?<d>[0-9]{1,2})-(?<m>[0-9]{1,2})-(?<y>[0-9]{4})",
-    "%m-%d-%Y": r"(?<m>[0-9]{1,2})-(?<d>[0-9]{1,2})-(?<y>[0-9]{4})",
+    "%Y-%m-%d": r"(?P<y>[0-9]{4})-(?P<m>[0-9]{1,2})-(?P<d>[0-9]{1,2})",
+    "%Y/%m/%d": r"(?P<y>[0-9]{4})/(?P<m>[0-9]{1,2})/(?P<d>[0-9]{1,2})",
+    "%d.%m.%Y": r"(?P<d>[0-9]{1,2})\.(?P<m>[0-9]{1,2})\.(?P<y>[0-9]{4})",
+    "%d/%m/%Y": r"(?P<d>[0-9]{1,2})/(?P<m>[0-9]{1,2})/(?P<y>[0-9]{4})",
+    "%m/%d/%Y": r"(?P<m>[0-9]{1,2})/(?P<d>[0-9]{1,2})/(?P<y>[0-9]{4})",
+    "%d-%m-%Y": r"(?P<d>[0-9]{1,2})-(?P<m>[0-9]{1,2})-(?P<y>[0-9]{4})",
+    "%m-%d-%Y": r"(?P<m>[0-9]{1,2})-(?P<d>[0-9]{1,2})-(?P<y>[0-9]{4})",
 }
 TIMES = ("date", "datetime", "time")
 STAND_INS = (
@@ -93,6 +92,7 @@ class TypedTable:
     weight: str | None = None
     task: str | None = None
     notes: tuple[str, ...] = ()
+    without_target: str = "refuse"
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -133,7 +133,7 @@ class TypedTable:
     def values(self, name: str) -> np.ndarray:
         """A column as numpy: float64 with NaN, or an object array of str with None; for splitting by group, time or class."""
         values = self.column(name).values
-        return values if isinstance(values, np.ndarray) else np.array(values.to_list() + [None], dtype=object)[:-1]
+        return values if isinstance(values, np.ndarray) else np.array([*values.to_list(), None], dtype=object)[:-1]
 
     def weights(self, rows: Any = None) -> Tensor | None:
         """The weight column of these rows (None: all) as float64, or None where there is none."""
@@ -154,6 +154,38 @@ class TypedTable:
             columns.append(replace(column, values=values, num_missing=count_missing(values)))
         return replace(self, columns=tuple(columns), table=self.table.take(rows), rows=self.rows[rows])
 
+    @property
+    def _class_texts(self) -> list[str] | None:
+        """The classes of the target as text, in the order of their codes."""
+        if self.task not in ("binary", "multiclass"):
+            return None
+        return class_texts(self.column(self.targets[0]))
+
+    @property
+    def classes(self) -> tuple[str | bool | int, ...] | None:
+        """The labels of the target in the order of their codes (all rows); None where numbers are predicted."""
+        texts = self._class_texts
+        return None if texts is None else class_labels(texts, self.column(self.targets[0]).form)
+
+    def class_codes(self) -> np.ndarray:
+        """The code of each row's class, int64 (n,); for a split that keeps the classes' shares."""
+        texts = self._class_texts
+        if texts is None:
+            raise UsageError("the target is not classes")
+        codes = {text: code for code, text in enumerate(texts)}
+        return np.array([codes[text] for text in self.values(self.targets[0])], dtype=np.int64)
+
+    def split_values(self, name: str) -> np.ndarray:
+        """A column to split by (group, time, class): every row needs a value. Dropped columns can be used, too."""
+        values = self.values(name)
+        missing = missing_mask(self.column(name).values)
+        if missing.any():
+            where = self.table.places(np.flatnonzero(missing))
+            raise DataError(
+                f"column {name!r} has no value in {int(missing.sum()):,} rows ({where}), so these cannot be put on a side; fill them, or split by another column"
+            )
+        return values if values.dtype.kind == "f" else values.astype(str)
+
     def describe(self) -> ColumnLines:
         """What each column is taken for, one line each."""
         return ColumnLines(tuple(ColumnLine(column.name, column.kind, _use_text(column), column.num_missing, column.examples) for column in self.columns))
@@ -173,38 +205,29 @@ class ColumnLine:
     examples: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class ColumnLines:
-    """The table of columns; `print` it, or iterate over its `ColumnLine`s."""
+class ColumnLines(str):
+    """The table of columns as text, ready to print; `.lines` holds its rows, `["age"]` the row of one column."""
 
     lines: tuple[ColumnLine, ...]
 
-    def __iter__(self) -> Any:
-        return iter(self.lines)
-
-    def __len__(self) -> int:
-        return len(self.lines)
-
-    def __getitem__(self, name: str) -> ColumnLine:
-        return {line.name: line for line in self.lines}[name]
-
-    def _cells(self) -> list[tuple[str, ...]]:
+    def __new__(cls, lines: Sequence[ColumnLine]) -> ColumnLines:
         head = ("column", "kind", "use", "missing", "examples")
-        return [head, *((shown(line.name, 32).strip("'"), line.kind, line.use, f"{line.num_missing:,}", ", ".join(line.examples)) for line in self.lines)]
+        cells = [head, *((_bare(line.name, 32), line.kind, line.use, f"{line.num_missing:,}", ", ".join(line.examples)) for line in lines)]
+        widths = [min(max(len(row[at]) for row in cells), 100) for at in range(4)]
+        table = super().__new__(cls, "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[4]]).rstrip() for row in cells))
+        table.lines = tuple(lines)
+        return table
 
-    def __str__(self) -> str:
-        cells = self._cells()
-        widths = [min(max(len(row[at]) for row in cells), 60) for at in range(4)]
-        return "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[4]]).rstrip() for row in cells)
+    def __getitem__(self, name: Any) -> Any:
+        return {line.name: line for line in self.lines}[name] if isinstance(name, str) else super().__getitem__(name)
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        return str(self)
 
     def _repr_html_(self) -> str:
         import html
 
-        head, *rows = [[html.escape(cell) for cell in row] for row in self._cells()]
-        body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-        return "<table><tr>" + "".join(f"<th>{cell}</th>" for cell in head) + f"</tr>{body}</table>"
+        return f"<pre>{html.escape(self)}</pre>"
 
 
 @dataclass(frozen=True)
@@ -223,8 +246,8 @@ class FileReport:
         return not self.problems
 
     def __str__(self) -> str:
-        parts = [f"{self.path}: {self.num_rows:,} rows, {len(self.columns)} columns"]
-        if len(self.columns):
+        parts = [f"{self.path}: {self.num_rows:,} rows, {len(self.columns.lines)} columns"]
+        if self.columns.lines:
             parts.append(str(self.columns))
         if self.notes:
             parts.append("notes\n" + "\n".join(f"  - {note}" for note in self.notes))
@@ -309,10 +332,9 @@ def try_columns(
     targets = () if target is None else (target,) if isinstance(target, str) else tuple(target)
     dropped = {drop} if isinstance(drop, str) else set(drop)
     problems = [
-        f"{argument} {name!r}: no such column{near(name, table.names)}"
-        for argument, name in _named(targets, dropped, weight, columns)
-        if name not in table.names
+        f"{argument} {name!r}: no such column{near(name, table.names)}" for argument, name in _named(targets, dropped, weight) if name not in table.names
     ]
+    problems += unknown_columns(table)
     for name in targets:
         if name in dropped or options.columns.get(name) == "drop":
             problems.append(f"the target {name!r} is dropped; a target stays: take it out of drop")
@@ -334,23 +356,21 @@ def try_columns(
         notes += more_notes
         problems += more_problems if table.num_rows else []
     rows = np.arange(table.num_rows)
-    result = TypedTable(tuple(typed), table, rows, targets, weight if weight in table.names else None, None, (), limits)
+    result = TypedTable(tuple(typed), table, rows, targets, weight if weight in table.names else None, None, (), without_target, limits)
     by_name = {column.name: column for column in typed}
     without = np.zeros(table.num_rows, bool)
     for name in targets:
         if name in by_name and by_name[name].use == "target":
             without |= missing_mask(by_name[name].values)
     if without.any():
-        places = [table.place(int(row)) for row in np.flatnonzero(without)[:NUM_LISTED]]
+        places, num_without = table.places(np.flatnonzero(without)), int(without.sum())
         which = ", ".join(repr(name) for name in targets)
         if without.all():
             problems.append(f"the target {which} has no value in any row; there is nothing to learn from")
         elif without_target == "refuse":
-            problems.append(
-                f'the target {which} is missing in {without.sum():,} of {len(without):,} rows ({listed(places, int(without.sum()))}); without_target="drop" leaves them out'
-            )
+            problems.append(f'the target {which} is missing in {num_without:,} of {len(without):,} rows ({places}); without_target="drop" leaves them out')
         else:
-            notes.append(f"{without.sum():,} of {len(without):,} rows left out, their target {which} is missing ({listed(places, int(without.sum()))})")
+            notes.append(f"{num_without:,} of {len(without):,} rows left out, their target {which} is missing ({places})")
             result = result.take(np.flatnonzero(~without))
     if not problems and not result.inputs:
         problems.append("no column is left as an input: " + "; ".join(f"{column.name!r} {column.why or column.use}" for column in result.columns[:10]))
@@ -359,9 +379,26 @@ def try_columns(
     return replace(result, task=task, notes=tuple(notes)), problems + ([] if problems and not result.num_rows else more_problems)
 
 
-def _named(targets: Sequence[str], dropped: set[str], weight: str | None, columns: Mapping[str, str] | None) -> list[tuple[str, str]]:
-    named = [("target", name) for name in targets] + [("drop", name) for name in sorted(dropped)] + [("columns", name) for name in columns or ()]
-    return named + ([("weight", weight)] if weight is not None else [])
+def _named(targets: Sequence[str], dropped: set[str], weight: str | None) -> list[tuple[str, str]]:
+    """Each name that an argument speaks of, with the argument."""
+    return [*(("target", name) for name in targets), *(("drop", name) for name in sorted(dropped)), *([("weight", weight)] if weight is not None else [])]
+
+
+def class_texts(column: TypedColumn) -> list[str]:
+    """The classes of a target as text, in the order of their codes: whole numbers by value, else by letter."""
+    texts = column.values.drop_nulls().unique().to_list()
+    return sorted(texts, key=int) if column.form == "integer" else sorted(texts)
+
+
+def class_labels(texts: Sequence[str], form: str) -> tuple[str | bool | int, ...]:
+    """The labels as they are given back: what the file or frame held."""
+    return tuple(int(text) if form == "integer" else text == "true" if form == "boolean" else text for text in texts)
+
+
+def _bare(value: Any, length: int) -> str:
+    """A text without its quotes where it has neither blanks at its ends nor control characters."""
+    text = shown(value, length)
+    return text[1:-1] if isinstance(value, str) and value and value == value.strip() and text[:1] in "'\"" and text[-1:] == text[:1] else text
 
 
 def _use_text(column: TypedColumn) -> str:
@@ -382,7 +419,7 @@ def decide(table: Table, name: str, use: str, num_targets: int, limits: Limits) 
     where = f"column {name!r}"
 
     def finish(kind: str, values: Any, *, why: str = "", form: str = "") -> tuple[TypedColumn, list[str], list[str]]:
-        column = TypedColumn(name, kind, "left out" if why else use, values, count_missing(values), why, form, _examples(series, options))
+        column = TypedColumn(name, kind, "left out" if why else use, values, count_missing(values), why, form, examples_of(series, options))
         if use == "target" and why:
             problems.append(f'the target {name!r} cannot be used: {why}. To use it as classes: columns={{{name!r}: "category"}}')
         return column, notes, problems
@@ -692,40 +729,36 @@ def stray_problem(table: Table, name: str, kind: str, rows: np.ndarray, form: st
     import polars
 
     series = table.column(name)
-    found = series[rows]
-    values = [value for value in found.head(1000).unique(maintain_order=True).to_list()]
-    first = shown(values[0])
-    text = f"column {name!r}, {table.place(int(rows[0]))}: {first} is no {kind}" + (
-        f" (dates here are written {form})" if kind in ("date", "datetime") and form else ""
-    )
+    text = stray_text(table, name, kind, rows, form)
+    if series.dtype != polars.String:
+        if kind == "number" and series.dtype.is_float():
+            return f"{text}; it would make every loss infinite. Replace it by null, or drop=[{name!r}]"
+        return f"{text} (the column holds {series.dtype}); convert the column, or drop=[{name!r}]"
+    words = series[rows].head(1000).str.strip_chars().unique(maintain_order=True)
+    if kind == "number":
+        decimal = _decimal_problem(table, name, words, np.ones(len(words)), len(words))
+        if decimal and not words.str.to_lowercase().is_in(list(STAND_INS)).all():
+            return decimal + (f" ({len(rows):,} such values)" if len(rows) > 1 else "")
+        if words.str.contains("^[+-]?(?:[0-9]+_[0-9_]*|0[xXbBoO][0-9a-fA-F]+)$").any():
+            text += ". Numbers are written [+-]digits[.digits][e+-digits], without underscores and in base ten"
+    stand_ins = words.str.to_lowercase().is_in(list(STAND_INS)).all()
+    if len(words) == 1 or (len(words) <= 3 and stand_ins):
+        tokens = ", ".join(f'"{word}"' for word in sorted(words.to_list()))
+        return f'{text}. If it means "no value": missing=[{tokens}]; if the column is no {kind}: columns={{{name!r}: "category"}}'
+    return f'{text}. Correct the values, or columns={{{name!r}: "category"}} if the column is no {kind}, or missing=["{words[0]}", …] if they mean "no value"'
+
+
+def stray_text(table: Table, name: str, kind: str, rows: np.ndarray, form: str) -> str:
+    """What `stray_problem` found, without its advice."""
+    found = table.column(name)[rows]
+    values = found.head(1000).unique(maintain_order=True).to_list()
+    written = f" (dates here are written {form})" if kind in ("date", "datetime") and form else ""
+    text = f"column {name!r}, {table.place(int(rows[0]))}: {shown(values[0])} is no {kind}{written}"
     if len(rows) > 1:
-        places = ", ".join(str(table.lines[row] if table.lines is not None else row) for row in rows[:NUM_LISTED])
-        more = f" and {len(rows) - NUM_LISTED:,} more" if len(rows) > NUM_LISTED else ""
-        kinds = (
-            f", {len(values)} different values ({', '.join(shown(value, 20) for value in values[:3])}{', …' if len(values) > 3 else ''})"
-            if len(values) > 1
-            else ""
-        )
-        text += f"; {len(rows):,} such values ({'lines' if table.lines is not None else 'rows'} {places}{more}){kinds}"
-    if series.dtype == polars.String:
-        stripped = [str(value).strip() for value in values]
-        if kind == "number":
-            unique = polars.Series(stripped).unique()
-            decimal = _decimal_problem(table, name, unique, np.ones(len(unique)), len(unique))
-            if decimal and set(stripped) - set(STAND_INS):
-                return decimal + (f" ({len(rows):,} such values)" if len(rows) > 1 else "")
-            odd = [value for value in stripped if re.fullmatch(r"[+-]?[0-9][0-9_]*_[0-9_]*", value) or value.lower().startswith("0x")]
-            if odd:
-                text += ". Numbers are written [+-]digits[.digits][e+-digits], without underscores and not in hexadecimal"
-        if len(set(stripped)) <= 3 and (all(value.casefold() in STAND_INS for value in stripped) or len(set(stripped)) == 1):
-            tokens = ", ".join(f'"{value}"' for value in sorted(set(stripped)))
-            return text + f'. If it means "no value": missing=[{tokens}]; if the column is no {kind}: columns={{{name!r}: "category"}}'
-        return (
-            text + f'. Correct the value; or columns={{{name!r}: "category"}} if the column is no {kind}, or missing=["{stripped[0]}"] if that means "no value"'
-        )
-    if kind == "number" and series.dtype.is_float():
-        return text + f"; infinite values make every loss infinite. Replace them by null, or drop=[{name!r}]"
-    return text + f" (the column holds {series.dtype}); convert the column, or drop=[{name!r}]"
+        text += f"; {len(rows):,} such values ({table.places(rows)})"
+    if len(values) > 1:
+        text += f", {len(values)} different ones ({', '.join(shown(value, 20) for value in values[:3])}{', …' if len(values) > 3 else ''})"
+    return text
 
 
 def _sounds_like_id(name: str) -> bool:
@@ -805,7 +838,7 @@ def _copies_of_target(typed: TypedTable) -> list[str]:
             a, b = target.values, column.values
             if isinstance(a, np.ndarray) != isinstance(b, np.ndarray):
                 a, b = (number_text(a), b) if isinstance(a, np.ndarray) else (a, number_text(b))
-            same = np.array_equal(a, b, equal_nan=True) if isinstance(a, np.ndarray) else bool((a.equals(b)))
+            same = np.array_equal(a, b, equal_nan=True) if isinstance(a, np.ndarray) else bool(a.equals(b))
             if same:
                 notes.append(f"column {column.name!r} equals the target {target.name!r} in every row, so it gives the answer away: drop=[{column.name!r}]")
     return notes
@@ -928,8 +961,8 @@ def times_of(texts: polars.Series, form: str, kind: str) -> tuple[np.ndarray, np
         wrong = micro.is_null().to_numpy()
         return np.where(wrong, np.nan, micro.fill_null(0).to_numpy() / 1e6), wrong
     day = "" if kind == "time" else DAYS[form or "%Y-%m-%d"]
-    clock = r"(?<hour>[0-9]{1,2}):(?<minute>[0-9]{2})(?::(?<second>[0-9]{2}(?:\.[0-9]+)?))?"
-    pattern = f"^{clock}$" if kind == "time" else rf"^{day}(?:[ T]{clock} ?(?:Z|(?<sign>[+-])(?<oh>[0-9]{{2}}):?(?<om>[0-9]{{2}}))?)?$"
+    clock = r"(?P<hour>[0-9]{1,2}):(?P<minute>[0-9]{2})(?::(?P<second>[0-9]{2}(?:\.[0-9]+)?))?"
+    pattern = f"^{clock}$" if kind == "time" else rf"^{day}(?:[ T]{clock} ?(?:Z|(?P<sign>[+-])(?P<oh>[0-9]{{2}}):?(?P<om>[0-9]{{2}}))?)?$"
     parts = texts.str.extract_groups(pattern).struct.unnest()
     fits = texts.str.contains(pattern).fill_null(False).to_numpy()
 
@@ -951,14 +984,14 @@ def _show_number(value: float) -> str:
     return repr(int(value)) if value == int(value) and abs(value) < 1e15 else repr(float(value))
 
 
-def _examples(series: polars.Series, options: ReadOptions) -> tuple[str, ...]:
-    """Up to three different values from the first rows, as they are written."""
+def examples_of(series: polars.Series, options: ReadOptions, rows: np.ndarray | None = None) -> tuple[str, ...]:
+    """Up to three different values from the first of these rows (None: all), as they are written."""
     found: list[str] = []
     tokens = missing_tokens(options)
-    for value in series.head(100).to_list():
+    for value in (series.head(100) if rows is None else series[rows[:100]]).to_list():
         if value is None or value != value or (isinstance(value, str) and value.strip() in tokens):
             continue
-        text = shown(value, 24) if not isinstance(value, str) or value != value.strip() else shown(value, 24).strip("'\"")
+        text = _bare(value, 24)
         if text not in found:
             found.append(text)
         if len(found) == 3:

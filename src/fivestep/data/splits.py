@@ -817,7 +817,7 @@ def _missing(values: np.ndarray) -> np.ndarray:
             [row for row, value in enumerate(values.tolist()) if _is_missing(value) or (isinstance(value, str) and not value.strip())], dtype=np.int64
         )
     if values.dtype.kind in "UT":
-        return np.flatnonzero(np.strings.str_len(np.strings.strip(values)) == 0)
+        return np.array([row for row, text in enumerate(values.tolist()) if not text.strip()], dtype=np.int64)
     return np.empty(0, dtype=np.int64)
 
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import io
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fivestep.data.records import Dialect, Limits, Records, Scan, free_memory, shown, what_is_it
+from fivestep.data.records import BLOCK_BYTES, Dialect, Limits, Records, Scan, free_memory, shown, what_is_it
 from fivestep.errors import DataError, MissingInputError, UsageError
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Table:
     options: ReadOptions = field(default_factory=ReadOptions)
     notes: tuple[str, ...] = ()
     first_row: int = 0  # of a chunk: how many rows of the source come before it
+    dropped: tuple[str, ...] = ()  # names that stand in the source and were left out by a "drop", as they are empty or stand twice
 
     @property
     def names(self) -> list[str]:
@@ -111,6 +113,11 @@ class Table:
     def place(self, row: int) -> str:
         """How an error names a row: `line 17` of a text file, else `row 15` (from 0)."""
         return f"row {self.first_row + row}" if self.lines is None else f"line {self.lines[row]}"
+
+    def places(self, rows: np.ndarray) -> str:
+        """The same for several: `lines 17, 19 and 4 more`."""
+        numbers = rows[:NUM_LISTED] + self.first_row if self.lines is None else self.lines[rows[:NUM_LISTED]]
+        return f"{'row' if self.lines is None else 'line'}{'s' * (len(rows) > 1)} {listed(numbers.tolist(), len(rows))}"
 
     def __repr__(self) -> str:
         names = ", ".join(self.names[:8]) + (", …" if len(self.names) > 8 else "")
@@ -149,17 +156,21 @@ def read_table(
         columns or {}, None if missing is None else tuple([missing] if isinstance(missing, str) else missing), delimiter, encoding, decimal, quote
     )
     table, problems = try_read(source, options, limits or Limits())
+    problems += unknown_columns(table) if table is not None else []
     if problems or table is None:
         raise data_error(origin_of(source), problems)
     return table
 
 
-def try_read(source: Any, options: ReadOptions, limits: Limits) -> tuple[Table | None, list[str]]:
-    """What can be read of the source, and all problems. With problems the table holds only the rows that fit the header; None where nothing can be read."""
+def try_read(source: Any, options: ReadOptions, limits: Limits, *, check_names: bool = True) -> tuple[Table | None, list[str]]:
+    """What can be read of the source, and all problems. With problems the table holds only the rows that fit the header; None where nothing can be read.
+
+    `check_names`: a name in `options.columns` that the source lacks is a problem (not so when predicting, where only the model's inputs count).
+    """
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         with open_regular(path) as file:
-            head = file.peek(8192) if hasattr(file, "peek") else file.read(8192)
+            head = file.peek(8192)
             problem = memory_problem(path, os.fstat(file.fileno()).st_size, limits, is_text=not head.startswith(b"PAR1"))
             if problem:
                 return None, [problem]
@@ -170,8 +181,9 @@ def try_read(source: Any, options: ReadOptions, limits: Limits) -> tuple[Table |
     if frame is None:
         return None, problems
     problems += _frame_problems(frame, options, limits)
-    frame = frame.drop([name for name, kind in options.columns.items() if kind == "drop" and name == ""], strict=False)
-    return Table(frame, origin_of(source), content_fingerprint(frame), None, options, tuple(notes)), problems
+    dropped = ("",) if "" in frame.columns and options.columns.get("") == "drop" else ()
+    frame = frame.drop(dropped)
+    return Table(frame, origin_of(source), content_fingerprint(frame), None, options, tuple(notes), dropped=dropped), problems
 
 
 def iter_tables(source: str | os.PathLike[str], options: ReadOptions, *, rows: int = 65_536, limits: Limits | None = None) -> Iterator[Table]:
@@ -189,6 +201,12 @@ def iter_tables(source: str | os.PathLike[str], options: ReadOptions, *, rows: i
             yield from _iter_parquet(path, options, limits, rows)
         else:
             yield from _iter_text(file, path, options, limits, head, rows)
+
+
+def unknown_columns(table: Table) -> list[str]:
+    """A problem for each name in the `columns` option that the source does not have."""
+    names = [*table.names, *table.dropped]
+    return [f"columns={{{name!r}: …}}: no such column{near(name, names)}" for name in table.options.columns if name not in names]
 
 
 def near(name: str, names: Iterable[str]) -> str:
@@ -229,7 +247,7 @@ def listed(places: Sequence[Any], total: int | None = None) -> str:
 # ---------------------------------------------------------------------------------------------------------------------------- files
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """Open a regular file for reading; anything else is told by what it is. A pipe would block or be readable only once."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -262,7 +280,7 @@ def memory_problem(path: Path, num_bytes: int, limits: Limits, *, is_text: bool)
     )
 
 
-def _read_text(file: BinaryIO, path: Path, options: ReadOptions, limits: Limits, head: bytes) -> tuple[Table | None, list[str]]:
+def _read_text(file: io.BufferedReader, path: Path, options: ReadOptions, limits: Limits, head: bytes) -> tuple[Table | None, list[str]]:
     import polars
 
     hasher = hashlib.sha256()
@@ -280,10 +298,10 @@ def _read_text(file: BinaryIO, path: Path, options: ReadOptions, limits: Limits,
     frame = polars.concat(frames) if frames else polars.DataFrame({name: polars.Series([], dtype=polars.String) for name in reading.names})
     at_lines = np.concatenate(lines) if lines else np.empty(0, np.int64)
     fingerprint = f"{hasher.hexdigest()}:{frame.height}x{frame.width}"
-    return Table(frame, str(path), fingerprint, at_lines, options, tuple(reading.notes)), problems
+    return Table(frame, str(path), fingerprint, at_lines, options, tuple(reading.notes), dropped=reading.dropped), problems
 
 
-def _iter_text(file: BinaryIO, path: Path, options: ReadOptions, limits: Limits, head: bytes, rows: int) -> Iterator[Table]:
+def _iter_text(file: io.BufferedReader, path: Path, options: ReadOptions, limits: Limits, head: bytes, rows: int) -> Iterator[Table]:
     import polars
 
     reading = TextReading(path, options, limits, None)
@@ -320,13 +338,14 @@ class TextReading:
         self.scan: Scan | None = None
         self.width, self.header, self.header_line = 0, b"", 0
         self.keep: list[int] = []
+        self.dropped: tuple[str, ...] = ()
         self.num_rows = 0
         self.ragged: list[tuple[int, int, str]] = []
         self.num_ragged, self.ragged_widths = 0, set[int]()
         self.repeated: list[int] = []
         self.blank: list[int] = []
 
-    def chunks(self, file: BinaryIO, head: bytes, *, block_bytes: int | None = None) -> Iterator[tuple[polars.DataFrame, np.ndarray]]:
+    def chunks(self, file: io.BufferedReader, head: bytes, *, block_bytes: int = BLOCK_BYTES) -> Iterator[tuple[polars.DataFrame, np.ndarray]]:
         """Frames of text and the physical line of each of their rows."""
         binary = what_is_it(head)
         if not head.strip():
@@ -339,7 +358,7 @@ class TextReading:
             what, way = binary
             self._fatal(f"the file is {what}, not comma-separated text; {way}")
             return
-        self.scan = Scan(file, self.dialect, self.limits, hasher=self.hasher, **({} if block_bytes is None else {"block_bytes": block_bytes}))
+        self.scan = Scan(file, self.dialect, self.limits, block_bytes, self.hasher)
         for records in self.scan:
             first = 0
             if self.names is None:
@@ -402,8 +421,7 @@ class TextReading:
             if not repeated:
                 self.keep.append(position)
         self.names = [names[position] for position in self.keep]
-        unknown = [name for name in self.options.columns if name not in names]
-        self.found += [f"columns={{{name!r}: …}}: no such column{near(name, names)}" for name in unknown]
+        self.dropped = tuple(sorted(set(names) - set(self.names)))
         if not self.names:
             self.stop = True
             self.names = None
@@ -554,7 +572,7 @@ def _polars_version() -> str:
 # -------------------------------------------------------------------------------------------------------------------------- Parquet
 
 
-def _read_parquet(file: BinaryIO, path: Path, options: ReadOptions, limits: Limits) -> tuple[Table | None, list[str]]:
+def _read_parquet(file: io.BufferedReader, path: Path, options: ReadOptions, limits: Limits) -> tuple[Table | None, list[str]]:
     import polars
 
     hasher = hashlib.sha256()
@@ -566,8 +584,9 @@ def _read_parquet(file: BinaryIO, path: Path, options: ReadOptions, limits: Limi
     except Exception as error:  # polars' errors have no common ancestor besides PolarsError, and a panic has none at all
         return None, [f"the Parquet file cannot be read ({shown(str(error), 200)}); it may be cut off or damaged: write or fetch it again"]
     problems = _frame_problems(frame, options, limits)
-    frame = frame.drop([name for name, kind in options.columns.items() if kind == "drop" and name == ""], strict=False)
-    return Table(frame, str(path), f"{hasher.hexdigest()}:{frame.height}x{frame.width}", None, options), problems
+    dropped = ("",) if "" in frame.columns and options.columns.get("") == "drop" else ()
+    frame = frame.drop(dropped)
+    return Table(frame, str(path), f"{hasher.hexdigest()}:{frame.height}x{frame.width}", None, options, dropped=dropped), problems
 
 
 def _iter_parquet(path: Path, options: ReadOptions, limits: Limits, rows: int) -> Iterator[Table]:
@@ -724,7 +743,6 @@ def _frame_problems(frame: polars.DataFrame, options: ReadOptions, limits: Limit
     names = frame.columns
     dropped = {name for name, kind in options.columns.items() if kind == "drop"}
     problems = header_problems([name for name in names if name not in dropped], names, None)
-    problems += [f"columns={{{name!r}: …}}: no such column{near(name, names)}" for name in options.columns if name not in names]
     trimmed = [name.strip() for name in names]
     if len(set(trimmed)) < len(set(names)):
         problems.append(f"column names differ only in blanks: {listed([repr(name) for name in names if trimmed.count(name.strip()) > 1])}; rename one of them")

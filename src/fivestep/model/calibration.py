@@ -45,8 +45,8 @@ def fit_temperature(logits: Tensor, targets: Tensor, task: str, *, weights: Tens
     """The temperature that minimises the log loss of `logits / temperature`, or 1.0 where it gains no more than noise; `.reason` says which.
 
     "multiclass": logits (n, c), labels (n,), -100 is ignored. "binary": logits (n,), (n, 1) of class 1, or (n, 2). "multilabel": logits and 0/1 (n, c), one
-    temperature for all labels. `weights` (n,) weigh rows. Computed in float64, the same on every call: a bracketed Newton search over log T (Guo et al. 2017, On
-    Calibration of Modern Neural Networks, section 4.2). Dividing by one number changes no order and no decision at the largest logit.
+    temperature for all labels. `weights` (n,) weigh rows. Computed in float64, the same on every call: a bracketed Newton search over log T (Guo et al. 2017,
+    On Calibration of Modern Neural Networks, section 4.2). Dividing by one number changes no order and no decision at the largest logit.
 
     Kept where the mean gain is larger than its own standard error (rows paired: both losses of each row). One parameter fitted to n rows gains z^2 / 2n by
     chance with a standard error of |z| / n, z normal; so gain > error is |z| > 2, the 5 % likelihood-ratio test, here without assuming the logits' model.

@@ -86,21 +86,12 @@ def _explained_variance(s: Sums, task: str) -> Tensor:
     return (1 - unexplained / torch.where(spread > 0, spread, torch.nan)).mean(1)
 
 
-def _moments(s: Sums) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    weight, mean_p, mean_t = s["weight"], s["prediction"] / s["weight"], s["target"] / s["weight"]
-    variance_p, variance_t = s["prediction_squared"] / weight - mean_p.square(), s["target_squared"] / weight - mean_t.square()
-    return mean_p, mean_t, variance_p, variance_t, s["product"] / weight - mean_p * mean_t
-
-
 def _pearson(s: Sums, task: str) -> Tensor:
-    _, _, variance_p, variance_t, together = _moments(s)
+    variance_p = s["prediction_squared"] - s["prediction"].square() / s["weight"]
+    variance_t = s["target_squared"] - s["target"].square() / s["weight"]
+    together = s["product"] - s["prediction"] * s["target"] / s["weight"]
     product = variance_p * variance_t
     return (together / torch.where(product > 0, product, torch.nan).sqrt()).mean(1).clamp(-1, 1)
-
-
-def _concordance(s: Sums, task: str) -> Tensor:
-    mean_p, mean_t, variance_p, variance_t, together = _moments(s)
-    return (2 * together / (variance_p + variance_t + (mean_p - mean_t).square())).mean(1)
 
 
 def _accuracy(s: Sums, task: str) -> Tensor:
@@ -246,7 +237,6 @@ METRICS: dict[str, Metric] = {
         ),
         Metric("msle", ("regression",), False, ("weight", "squared_log_error"), _mean_of("squared_log_error"), baseline="log_mean"),
         Metric("pearson", ("regression",), True, ("weight", "prediction", "prediction_squared", "target", "target_squared", "product"), _pearson),
-        Metric("concordance", ("regression",), True, ("weight", "prediction", "prediction_squared", "target", "target_squared", "product"), _concordance),
         Metric("spearman", ("regression",), True, whole=_spearman),
         Metric("log_loss", _CLASSES, False, ("weight", "log_loss"), _mean_of("log_loss"), baseline="shares"),
         Metric("brier", _CLASSES, False, ("weight", "brier"), _mean_of("brier"), baseline="shares"),
@@ -280,7 +270,6 @@ ALIASES = {
     "mean_squared_log_error": "msle",
     "pearson_corrcoef": "pearson",
     "spearman_corrcoef": "spearman",
-    "concordance_corrcoef": "concordance",
     "acc": "accuracy",
     "f1_score": "f1",
     "roc_auc": "auroc",

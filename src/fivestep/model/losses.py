@@ -194,15 +194,20 @@ def make_loss(spec: Any, *, class_weights: Tensor | None = None, per_example: bo
         if place in arguments:
             raise SettingsError(f"Class weights are given twice: class_weights= and {place}= of {name}. Leave one of them out.")
         arguments[place] = class_weights
-    if per_example and name is not None:
+    if name is not None:
         asked = arguments.get("reduction", _option(spec, "reduction", "mean"))
-        if asked not in ("mean", "none"):
+        if asked == "none" and not per_example:
+            raise SettingsError(
+                f'{name} with reduction="none" gives a value per example, and one number is needed to go backward from. Leave out reduction=; '
+                "for a weighted mean give sample weights (weight=), which set it themselves."
+            )
+        if per_example and asked not in ("mean", "none"):
             raise SettingsError(
                 f'{name} with reduction="{asked}" has no weighted mean: sample weights (weight=) need a value per example, and their mean is taken by weight. '
                 'Leave out reduction=, or use reduction="mean".'
             )
     if inspect.isclass(spec):
-        if per_example and "reduction" in inspect.signature(spec).parameters:
+        if per_example and (name == "NLLLoss2d" or "reduction" in inspect.signature(spec).parameters):  # NLLLoss2d takes *args, **kwargs
             arguments["reduction"] = "none"
         return _construct(spec, arguments)
     if not callable(spec):
@@ -382,8 +387,7 @@ def batch_weight(loss: Loss, targets: Sequence[Any], *, weights: Tensor | None =
     if kind is not None and kind.mean_over == "labels":
         target = targets[0]
         if target.is_floating_point():  # class probabilities: every example counts as one, whatever the class weights
-            per_example = math.prod(target.shape[2:])
-            return _number(weights.sum(dtype=_exact(weights)) * per_example) if weights is not None else float(_rows(target) * per_example)
+            return _number(weights.sum(dtype=_exact(weights))) if weights is not None else float(_rows(target) * math.prod(target.shape[2:]))
         counted = _label_weights(loss, target)
         if weights is not None:
             counted = counted * weights.to(counted.dtype).reshape(-1, *[1] * (counted.dim() - 1))
@@ -539,7 +543,7 @@ def _label_problem(loss: Any, name: str, output: Tensor, target: Tensor) -> str 
         scores: tuple[int, ...] = tuple(output.shape)
         if not scores:
             return f"{name} takes scores (n, classes), and the model returns a single number."
-        num_classes = scores[1] if len(scores) > 1 else scores[0]
+        num_classes = scores[:2][-1]
     if target.is_floating_point():
         if name in ("CrossEntropyLoss", "LinearCrossEntropyLoss") and tuple(target.shape) == scores:
             return None
@@ -782,13 +786,13 @@ class Decoding:
                 raise ArtifactError(f"decoding.{name}={_shortened(value)} must be a list of {kinds}{' or null' if may_be_null else ''}.")
         if type(entry["head"]) is not str or type(entry["task"]) not in (str, type(None)) or type(entry["temperature"]) not in (float, int):
             raise ArtifactError("decoding.head must be text, decoding.task text or null, decoding.temperature a number.")
-        center, scale = (None if entry[name] is None else tuple(map(float, entry[name])) for name in ("target_center", "target_scale"))
         classes = None if entry["classes"] is None else tuple(entry["classes"])
         if classes is not None and (
             len({(type(label), label) for label in classes}) != len(classes) or not all(math.isfinite(label) for label in classes if type(label) is float)
         ):
             raise ArtifactError(f"decoding.classes={_shortened(list(classes))} names a class twice, or one that is not finite.")
         try:
+            center, scale = (None if entry[name] is None else tuple(map(float, entry[name])) for name in ("target_center", "target_scale"))
             return cls(entry["head"], entry["task"], classes, center, scale, float(entry["temperature"]), tuple(entry["target_names"]))
         except (UsageError, OverflowError) as error:
             raise ArtifactError(f"The decoding of outputs means nothing: {error}") from error

@@ -37,7 +37,7 @@ SLOW_CALL_SECONDS = 0.05  # a function slower than this gets no interval: 200 ca
 Asked = str | Callable[..., Any]  # a metric by name, or a function f(outputs, targets) -> number
 
 
-# --- scores --------------------------------------------------------------------------------------------------------------------------------------------
+# --- scores -------------------------------------------------------------------------------------------------------------------------------------------
 
 
 def score(
@@ -303,7 +303,7 @@ def _by_row(evidence: Evidence, metric: Metric, counts: Tensor) -> Tensor:
     return torch.tensor([metric.whole(evidence, rows.repeat_interleave(count.long())) for count in counts.unbind(1)], dtype=torch.float64)
 
 
-# --- constant predictors ---------------------------------------------------------------------------------------------------------------------------------
+# --- constant predictors --------------------------------------------------------------------------------------------------------------------------------
 
 
 def _constants(task: str | None, metrics: Mapping[str, Metric], train_targets: Tensor | None, evidence: Evidence) -> dict[str, Evidence]:
@@ -347,7 +347,7 @@ def _constant(kind: str, task: str, train: Tensor, width: int) -> Tensor:
     raise AssertionError(kind)
 
 
-# --- from what the user asked for to metrics -----------------------------------------------------------------------------------------------------------
+# --- from what the user asked for to metrics ----------------------------------------------------------------------------------------------------------
 
 
 def _resolve(metrics: Sequence[Asked] | Mapping[str, Asked] | Asked | None, task: str | None, num_classes: int = 0) -> dict[str, Metric]:
@@ -482,7 +482,7 @@ def _scalar(value: Any, name: str) -> float:
         raise UsageError(f"The metric {name!r} gives a {type(value).__name__}; a metric gives one number.") from error
 
 
-# --- while training: values only ----------------------------------------------------------------------------------------------------------------------------
+# --- while training: values only ---------------------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

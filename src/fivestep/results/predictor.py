@@ -88,7 +88,9 @@ class Predictor:
 
     def _predict_table(self, rows: Any, probabilities: bool) -> tuple[Any, list[str]]:
         if isinstance(rows, Tensor) or (isinstance(rows, np.ndarray) and rows.dtype.names is None):
-            raise DataError("This model was trained on a table with named columns; rows without names could stand in another order. Give a frame, a dict of columns or a file.")
+            raise DataError(
+                "This model was trained on a table with named columns; rows without names could stand in another order. Give a frame, a dict of columns or a file."
+            )
         numbers, codes, notes = self.columns.read_for_prediction(rows)
         frame = self.frame(numbers, codes, probabilities=probabilities)
         return as_container(frame, rows), list(notes)
@@ -111,7 +113,10 @@ class Predictor:
         values = np.asarray(predicted, dtype=np.float64).reshape(len(numbers), -1)
         if probabilities:
             raise UsageError("probabilities=True needs a model of classes; this one predicts numbers.")
-        return {name: values[:, position] for position, name in enumerate(names if len(names) == values.shape[1] else [f"{names[0]}_{k}" for k in range(values.shape[1])])}
+        return {
+            name: values[:, position]
+            for position, name in enumerate(names if len(names) == values.shape[1] else [f"{names[0]}_{k}" for k in range(values.shape[1])])
+        }
 
     def full_model(self) -> nn.Module:
         """Columns, model and decoding as one module: raw tensors in, target units (or probabilities) out."""
@@ -156,7 +161,9 @@ def as_source(rows: Any) -> tuple[Any, str]:
     if isinstance(rows, (tuple, dict)):
         values = rows.values() if isinstance(rows, dict) else rows
         container = "numpy" if any(isinstance(value, np.ndarray) for value in values) else "torch"
-        return ArrayRows({k: torch.as_tensor(v) for k, v in rows.items()} if isinstance(rows, dict) else tuple(torch.as_tensor(value) for value in rows)), container
+        return ArrayRows(
+            {k: torch.as_tensor(v) for k, v in rows.items()} if isinstance(rows, dict) else tuple(torch.as_tensor(value) for value in rows)
+        ), container
     if isinstance(rows, (str, Path)):
         raise UsageError(f"This model was trained on arrays or images, so {str(rows)!r} cannot be read for it. Give the arrays.")
     if hasattr(rows, "__getitem__") and hasattr(rows, "__len__") and not isinstance(rows, (np.ndarray, list)):

@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 from fivestep.data.batches import map_tensors, tensors_of
 from fivestep.data.data import Data, Part, Splits
 from fivestep.errors import ArtifactError, CannotCreateError, SettingsError, UsageError
-from fivestep.model import building, calibration, metrics as scoring, models
+from fivestep.model import building, calibration, models
+from fivestep.model import metrics as scoring
 from fivestep.model.losses import Decoding
 from fivestep.results import artifact as artifacts
 from fivestep.results import runs
@@ -67,12 +67,9 @@ class Model:
         if not inputs:
             return
         outputs = self._predictor.outputs(ArrayRows(from_names(inputs)))
-        problem = artifacts.self_test_problem(to_names(outputs), expected)
-        if problem:
-            raise ArtifactError(
-                f"The self-test rows of this artifact do not give the outputs they gave when it was saved: {problem}. Weights, preprocessing or the model's code "
-                "were exchanged, or this torch computes otherwise. Nothing was predicted."
-            )
+        told = artifacts.self_test_passes(to_names(outputs), expected)
+        if not told:
+            raise ArtifactError(f"On the self-test rows {told.message}")
 
     @property
     def model(self) -> nn.Module:
@@ -104,9 +101,9 @@ class Model:
         """Scores with 95 % intervals on rows whose targets are known: a path or frame for tables, a `Data`, or `(inputs, targets)`."""
         predictor = self._predictor
         if predictor.columns is not None:
-            typed = predictor.columns.read_with_targets(data.typed.table if isinstance(data, Data) else data)
-            source: Any = ArrayRows(predictor.columns.encode(typed))
-            targets = predictor.columns.targets(typed, None)
+            table = data.typed if isinstance(data, Data) else predictor.columns.read(data)
+            source: Any = ArrayRows(predictor.columns.encode(table))
+            targets = predictor.columns.targets(table)
         else:
             if isinstance(data, (tuple, list)) and len(data) == 2:
                 data = Data.arrays(data[0], data[1])
@@ -141,19 +138,19 @@ class Model:
             train_targets = splits.train.data.source.take(splits.train.indices)[1][0]
         looks = runs.count_look(folder, splits.fingerprint, "test") if part.name == "test" else None
         if targets is None:
-            return scoring.score(None, None, None, loss=loss, split=part.name, looks=looks)
-        return self._score(
+            return replace_fields(scoring.score(None, None, None, loss=loss, split=part.name), looks=looks)
+        scores = self._score(
             self._predictor.outputs(source),
             targets,
             metrics,
             split=part.name,
             loss=loss,
-            looks=looks,
             groups=group_codes(splits.values_of(splits.group, part)),
-            times=splits.values_of(splits.time, part),
+            blocks_of_time=time_order(splits.values_of(splits.time, part)),
             train_targets=train_targets,
             seed=seed,
         )
+        return replace_fields(scores, looks=looks)
 
     def _score(self, outputs: Any, targets: Any, metrics: Any, *, split: str, **more: Any) -> scoring.Scores:
         decoding = self._predictor.decoding
@@ -271,11 +268,7 @@ class Run(Model):
         if isinstance(rows_or_split, str) and rows_or_split in ("train", "val", "test"):
             self.splits.part(rows_or_split)
             return self._predictor.decode(self._predictor.outputs(self._encoded[rows_or_split]), probabilities=probabilities)
-        predicted = super().predict(rows_or_split, probabilities=probabilities, spread=spread)
-        from fivestep.checks import gate
-
-        self.findings.extend(gate.after_prediction(self, rows_or_split))
-        return predicted
+        return super().predict(rows_or_split, probabilities=probabilities, spread=spread)
 
     def calibrate(self) -> float:
         """Fit a temperature on validation and keep it where it helps; returns it (1.0: left as it was)."""
@@ -286,9 +279,9 @@ class Run(Model):
         logits = self._predictor.outputs(self._encoded["val"])
         if not isinstance(logits, Tensor) or logits.dim() > 2:
             return 1.0
-        temperature = calibration.fit_temperature(logits, targets.long().flatten(), decoding.task)
+        temperature = float(calibration.fit_temperature(logits, targets.long().flatten(), decoding.task))
         if temperature != 1.0:
-            self._predictor = replace(self._predictor, decoding=replace(decoding, temperature=float(temperature)))
+            self._predictor = replace_fields(self._predictor, decoding=replace_fields(decoding, temperature=temperature))
         return temperature
 
     def _self_test_rows(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -346,6 +339,11 @@ def group_codes(values: Any) -> Any:
     return torch.as_tensor(numpy.unique(numpy.asarray(values), return_inverse=True)[1].astype("int64"))
 
 
+def time_order(values: Any) -> Tensor | None:
+    """Times of any kind as int64 ranks, for resampling in blocks."""
+    return group_codes(values)
+
+
 def initialise_lazy(module: nn.Module, inputs: dict[str, Tensor]) -> None:
     """A lazy module gets its shapes from the self-test rows before weights can be loaded."""
     if inputs and any(isinstance(tensor, nn.parameter.UninitializedParameter) for tensor in module.parameters()):
@@ -379,6 +377,3 @@ def pick_of(output: Any) -> Any:
     if not isinstance(output, (str, int)):
         raise SettingsError(f"output={output!r} in the artifact is neither a key nor an index.")
     return lambda outputs: outputs[output]
-
-
-

@@ -107,7 +107,13 @@ def count_look(folder: Path | None, fingerprint: str, split: str, *, times: int 
         LOOKS_WITHOUT_FOLDER[key] = LOOKS_WITHOUT_FOLDER.get(key, 0) + times
         return LOOKS_WITHOUT_FOLDER[key]
     path = folder.parent / "looks.jsonl"
-    line = {"fingerprint": fingerprint, "split": split, "run": folder.name, "times": times, "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+    line = {
+        "fingerprint": fingerprint,
+        "split": split,
+        "run": folder.name,
+        "times": times,
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
     files.append_line_durably(path, files.write_json(line, indent=None).rstrip(b"\n"))
     return looks(folder.parent, fingerprint, split)
 
@@ -117,5 +123,9 @@ def looks(parent: Path, fingerprint: str, split: str) -> int:
     path = parent / "looks.jsonl"
     if not path.exists():
         return 0
-    rows = [files.read_json(line, what=f"{path}, line {number}") for number, line in enumerate(bytes(files.open_regular(path, 64_000_000)).splitlines(), 1) if line.strip()]
+    rows = [
+        files.read_json(line, what=f"{path}, line {number}")
+        for number, line in enumerate(bytes(files.open_regular(path, 64_000_000)).splitlines(), 1)
+        if line.strip()
+    ]
     return sum(row.get("times", 1) for row in rows if row["fingerprint"] == fingerprint and row["split"] == split)

@@ -70,7 +70,6 @@ class Plan:
     watch_test: Validate | None = None
     frozen: Sequence[nn.Module] = ()  # modules whose parameters are all frozen stay in eval(): BatchNorm would go on learning
     observers: Sequence[Callable[[Any], None]] = ()
-    weigh_batch: Callable[[Batch], float] | None = None
     after_step: Callable[[Training], bool] | None = None  # checkpoints and signals; True ends the run at this step
     after_epoch: Callable[[Training], bool] | None = None
 
@@ -243,7 +242,10 @@ def check_weights(training: Training, losses: Sequence[float]) -> None:
     """At the end of an epoch all losses and weights must be finite; fp16's skipped steps are exempt, as the scaler handles them."""
     if training.scaler is None and not all(map(math.isfinite, losses)):
         step = training.step - len(losses) + next(k for k, loss in enumerate(losses) if not math.isfinite(loss)) + 1
-        raise NonFiniteError(f"The loss became {losses[step - 1 - training.step + len(losses)]} at step {step}. Lower lr, clip the gradients (clip_norm=1.0) or look at the inputs.", step=step)
+        raise NonFiniteError(
+            f"The loss became {losses[step - 1 - training.step + len(losses)]} at step {step}. Lower lr, clip the gradients (clip_norm=1.0) or look at the inputs.",
+            step=step,
+        )
     for name, parameter in training.model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             raise NonFiniteError(
@@ -278,9 +280,13 @@ def locate_non_finite(training: Training, plan: Plan) -> NonFiniteError:
             try:
                 finite_inputs = [torch.isfinite(t).reshape(len(t), -1).all(1) for t in loop.tensors_of(batch.inputs) if t.is_floating_point() and t.dim()]
                 bad_inputs = next((~finite for finite in finite_inputs if not bool(finite.all())), None)
-                value = plan.compute(training.model, batch.inputs, batch.targets) if plan.compute else plan.loss(loop.forward(training.model, batch.inputs), batch.targets)
+                value = (
+                    plan.compute(training.model, batch.inputs, batch.targets)
+                    if plan.compute
+                    else plan.loss(loop.forward(training.model, batch.inputs), batch.targets)
+                )
                 value = value[0] if isinstance(value, tuple) else value
-            except Exception:  # noqa: BLE001  the user's own function failed on the broken batch: what is known so far is said
+            except Exception:
                 value = torch.tensor(math.nan)
             finally:
                 for hook in hooks:
@@ -294,13 +300,31 @@ def locate_non_finite(training: Training, plan: Plan) -> NonFiniteError:
                 break
     step = training.step + 1 if done is not None else training.step + step_in_epoch
     layer = broken or (first_bad[0][0] if first_bad else None)
-    where = f" in training row{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows[:10]))}{' ...' if len(rows) > 10 else ''}" if rows and len(rows) < 1000 else ""
+    where = (
+        f" in training row{'s' if len(rows) > 1 else ''} {', '.join(map(str, rows[:10]))}{' ...' if len(rows) > 10 else ''}"
+        if rows and len(rows) < 1000
+        else ""
+    )
     if broken:
-        cause, fix = f"the weights {broken} were not finite any more, so a gradient before it was infinite or NaN", f"Lower lr (now {before:g}), or clip the gradients: clip_norm=1.0."
+        cause, fix = (
+            f"the weights {broken} were not finite any more, so a gradient before it was infinite or NaN",
+            f"Lower lr (now {before:g}), or clip the gradients: clip_norm=1.0.",
+        )
     elif bad_inputs is not None:
         cause, fix = f"the inputs hold NaN or infinity{where}", "Fill or drop these rows."
     elif layer:
-        cause, fix = f"layer {layer} gave the first non-finite output{where}", f"Look at this layer's input; lower lr (now {before:g}) or clip the gradients: clip_norm=1.0."
+        cause, fix = (
+            f"layer {layer} gave the first non-finite output{where}",
+            f"Look at this layer's input; lower lr (now {before:g}) or clip the gradients: clip_norm=1.0.",
+        )
     else:
-        cause, fix = "the outputs are finite, so the loss itself overflowed or took the log of zero", "Use a loss that works on logits, or clamp inside your own loss."
-    return NonFiniteError(f"The loss of step {step} (epoch {epoch + 1}) is not finite: {cause}. The optimizer has not moved, and nothing non-finite is saved. {fix}", step=step, layer=layer, rows=rows)
+        cause, fix = (
+            "the outputs are finite, so the loss itself overflowed or took the log of zero",
+            "Use a loss that works on logits, or clamp inside your own loss.",
+        )
+    return NonFiniteError(
+        f"The loss of step {step} (epoch {epoch + 1}) is not finite: {cause}. The optimizer has not moved, and nothing non-finite is saved. {fix}",
+        step=step,
+        layer=layer,
+        rows=rows,
+    )

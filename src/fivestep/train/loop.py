@@ -177,16 +177,16 @@ def train_epoch(
     return losses
 
 
-def split_batch(batch: Batch, part_size: int, weigh: Callable[[tuple[Any, ...]], Any]) -> tuple[list[Batch], list[Any]]:
+def split_batch(batch: Batch, part_size: int, weigh: Callable[[Batch], Any]) -> tuple[list[Batch], list[Any]]:
     """A batch in parts of at most `part_size` examples, and the share of each in the batch's mean.
 
-    `weigh(targets)` is what the loss's mean is over; None where parts add up as they are (a sum). Parts of weight 0 are left out: their mean is 0/0.
+    `weigh(batch)` is what the loss's mean over it is a mean of; None where parts add up as they are (a sum). Parts of weight 0 are left out: their mean is 0/0.
     """
     num_rows = len(tensors_of(batch.inputs)[0])
     if num_rows <= part_size:
         return [batch], [None]
     parts = [Batch(*map_tensors(lambda tensor, begin=begin: tensor[begin : begin + part_size], tuple(batch))) for begin in range(0, num_rows, part_size)]
-    part_weights = [weigh(part.targets) if part.weights is None else part.weights.sum() for part in parts]
+    part_weights = [weigh(part) for part in parts]
     if any(weight is None for weight in part_weights):
         return parts, [None] * len(parts)
     batch_weight = sum(part_weights)
@@ -212,7 +212,7 @@ def evaluate(
     loss: Callable[..., Any],
     batches: Iterable[Batch],
     *,
-    weigh: Callable[[tuple[Any, ...]], Any],
+    weigh: Callable[[Batch], Any],
     compute: Callable[..., Any] | None = None,
     autocast: contextlib.AbstractContextManager[Any] = OFF,
     keep_outputs: bool = False,
@@ -220,7 +220,8 @@ def evaluate(
     """The mean loss over all batches, and the outputs of each batch where asked. Weighted by what each batch's mean is over, so the batching does not matter."""
     total, weight_sum, kept = 0.0, 0.0, []
     with evaluating(model):
-        for inputs, targets, weights in batches:
+        for batch in batches:
+            inputs, targets, weights = batch
             outputs = None
             with autocast:
                 if compute is None:
@@ -231,7 +232,7 @@ def evaluate(
             if isinstance(value, tuple):
                 total, weight_sum = total + float(value[0]), weight_sum + float(value[1])
             else:
-                weight = weigh(targets) if weights is None else weights.sum()
+                weight = weigh(batch)
                 weight = None if weight is None else float(weight)
                 if weight != 0:
                     total, weight_sum = total + float(value) * (1.0 if weight is None else weight), weight_sum + (weight or 0.0)
@@ -240,7 +241,9 @@ def evaluate(
     return (total / weight_sum if weight_sum else total), kept
 
 
-def predict(model: nn.Module, blocks: Iterable[tuple[Any, int]], *, autocast: contextlib.AbstractContextManager[Any] = OFF, pick: Callable[[Any], Any] | None = None) -> Any:
+def predict(
+    model: nn.Module, blocks: Iterable[tuple[Any, int]], *, autocast: contextlib.AbstractContextManager[Any] = OFF, pick: Callable[[Any], Any] | None = None
+) -> Any:
     """The outputs for all rows, on the CPU, in input order: a nest like the model's own output.
 
     `blocks` yields `(inputs, rows that count)`. Blocks of one size make a row's answer independent of its neighbours to the bit; the last is padded, and what

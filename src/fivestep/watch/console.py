@@ -52,10 +52,14 @@ def opening(session: Any, event: RunStarted) -> list[str]:
     lines = [repr(session.splits)]
     parameters = sum(parameter.numel() for parameter in session.training.model.parameters() if not hasattr(parameter, "materialize"))
     trainable = sum(p.numel() for p in session.training.model.parameters() if p.requires_grad and not hasattr(p, "materialize"))
-    loss = session.loss_name or getattr(session.loss, "__name__", None) or ("compute=" if session.plan.compute else "step=" if session.plan.user_step else "loss")
+    loss = (
+        session.loss_name or getattr(session.loss, "__name__", None) or ("compute=" if session.plan.compute else "step=" if session.plan.user_step else "loss")
+    )
     names = sorted({type(each).__name__ for each in getattr(session.training.optimizer, "named", {"": session.training.optimizer}).values()})
     rates = ", ".join(f"{rate:g}" for rate in sorted({group["lr"] for group in session.training.optimizer.param_groups}))
-    lines.append(f"Model: {type(session.training.model).__name__}, {parameters:,} parameters" + (f" ({trainable:,} trained)" if trainable != parameters else ""))
+    lines.append(
+        f"Model: {type(session.training.model).__name__}, {parameters:,} parameters" + (f" ({trainable:,} trained)" if trainable != parameters else "")
+    )
     lines.append(f"Loss {loss}; {' + '.join(names)}, lr {rates}; {event.epochs} epochs of {event.steps_per_epoch} steps on {session.device}")
     lines += [f"  {text}" for text in session.said]
     lines += [str(finding) for finding in session.findings if finding.severity != "note"]

@@ -1,7 +1,7 @@
 """Makes the data files of src/fivestep/datasets again: `python bench/make_datasets.py`; needs `pip install palmerpenguins scikit-learn`.
 
-Enters: the two packages. Leaves: penguins.csv (copied unchanged) and digits.csv.gz. `--check` writes nothing and exits 1 where a file's content differs from its
-source. (The content: the compressed bytes depend on the version of zlib.)
+Enters: the two packages. Leaves: penguins.csv (copied unchanged) and digits.csv.gz. `--check` writes nothing and exits 1 where a file's content differs from
+its source. (The content: the compressed bytes depend on the version of zlib.)
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def digits() -> bytes:
     """One line for each image: 64 pixels from 0 to 16, then the label."""
     from sklearn.datasets import load_digits
 
-    loaded = load_digits()
-    rows = np.column_stack([loaded.images.reshape(-1, 64), loaded.target])
+    pixels, labels = load_digits(return_X_y=True)
+    rows = np.column_stack([np.asarray(pixels), np.asarray(labels)])
     assert np.array_equal(rows, rows.astype(np.int64)), "pixels and labels are whole numbers"
     return "".join(",".join(map(str, row)) + "\n" for row in rows.astype(np.int64).tolist()).encode()
 

@@ -11,14 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from fivestep import seeds
 from fivestep.checks import gate
-from fivestep.checks.findings import Finding
 from fivestep.data import sources
 from fivestep.data.batches import Batch, InMemoryBatches, LoaderBatches, count_examples, map_tensors, mover, tensors_of
 from fivestep.data.data import Part, Splits, as_splits
@@ -37,6 +36,9 @@ from fivestep.train.averaging import make_average
 from fivestep.train.epochs import Plan, Training
 from fivestep.train.events import EpochEnded
 from fivestep.train.stopping import Stopping
+
+if TYPE_CHECKING:
+    from fivestep.checks.findings import Finding
 
 BLOCK = 256  # rows of a prediction block; recorded in the artifact, as a row's bits depend on it
 
@@ -248,7 +250,8 @@ def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
     )
 
     # what is watched and kept
-    epoch_scores = scoring.epoch_metrics(ask["metrics"] if ask["metrics"] is not None else ([ask["monitor"]] if ask["monitor"] != "loss" else None), task)
+    watched = ask["metrics"] if ask["metrics"] is not None or ask["monitor"] == "loss" else [ask["monitor"]]
+    epoch_scores = {} if watched is None else scoring.epoch_metrics(watched, task)  # the task's own metrics every epoch would cost 1 ms each
     monitor = ask["monitor"]
     if monitor != "loss" and monitor not in epoch_scores:
         raise SettingsError(f"monitor={monitor!r} is neither 'loss' nor one of the metrics: {', '.join(epoch_scores) or 'none given'}.")

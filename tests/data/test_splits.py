@@ -21,10 +21,12 @@ def together(split):
 
 
 def same(first, second):
-    return all(np.array_equal(first.parts()[name], second.parts()[name]) for name in ("train", "val", "test") if name in first.parts() or name in second.parts())
+    return all(
+        np.array_equal(first.parts()[name], second.parts()[name]) for name in ("train", "val", "test") if name in first.parts() or name in second.parts()
+    )
 
 
-# -- sizes ------------------------------------------------------------------------------------------------------------------------------------------------------
+# -- sizes ---------------------------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_split_alone_is_70_15_15_and_every_row_stands_in_one_part():
@@ -40,7 +42,10 @@ def test_unnamed_parts_are_absent_when_any_is_named():
     assert split_indices(50, train=1.0).parts().keys() == {"train"}
 
 
-@pytest.mark.parametrize("n, sizes, counts", [(10, (0.7, 0.15, 0.15), (7, 2, 1)), (100, (0.71, 0, 0.29), (71, 0, 29)), (3, (0.7, 0.15, 0.15), (1, 1, 1)), (7, (0.5, 0, 0.5), (4, 0, 3))])
+@pytest.mark.parametrize(
+    "n, sizes, counts",
+    [(10, (0.7, 0.15, 0.15), (7, 2, 1)), (100, (0.71, 0, 0.29), (71, 0, 29)), (3, (0.7, 0.15, 0.15), (1, 1, 1)), (7, (0.5, 0, 0.5), (4, 0, 3))],
+)
 def test_fractions_are_rounded_by_largest_remainder_and_no_named_part_is_empty(n, sizes, counts):
     assert row_counts(n, sizes) == counts
 
@@ -102,7 +107,7 @@ def test_numbers_of_numpy_and_floats_that_do_not_add_up_in_bits_are_fine():
     assert len(split_indices(10, train=np.int64(7), test=np.int64(3)).test) == 3
 
 
-# -- seeds ------------------------------------------------------------------------------------------------------------------------------------------------------
+# -- seeds ---------------------------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_same_seed_same_split_whatever_ran_before_and_the_global_generators_are_untouched():
@@ -125,7 +130,7 @@ def test_shuffle_false_is_file_order():
     assert split.how.method == "file order" and split.how.seed is None
 
 
-# -- classes ----------------------------------------------------------------------------------------------------------------------------------------------------
+# -- classes -------------------------------------------------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=100, deadline=None)
@@ -170,7 +175,7 @@ def test_a_class_with_fewer_rows_than_parts_is_said():
     assert "'b': 2" in split.how.notes[0]
 
 
-# -- groups -----------------------------------------------------------------------------------------------------------------------------------------------------
+# -- groups --------------------------------------------------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=150, deadline=None)
@@ -198,7 +203,10 @@ def test_group_sizes_come_near_the_fractions(group_sizes, seed):
 def test_groups_differ_from_seed_to_seed_and_a_large_group_may_be_anywhere():
     sizes = [40, 30, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5]
     groups = np.repeat(np.arange(len(sizes)), sizes)
-    where = {next(name for name, rows in split_indices(len(groups), train=0.5, test=0.5, groups=groups, seed=seed).parts().items() if 0 in groups[rows]) for seed in range(20)}
+    where = {
+        next(name for name, rows in split_indices(len(groups), train=0.5, test=0.5, groups=groups, seed=seed).parts().items() if 0 in groups[rows])
+        for seed in range(20)
+    }
     assert where == {"train", "test"}
 
 
@@ -211,7 +219,7 @@ def test_groups_of_texts_and_mixed_values_and_the_same_split_for_any_spelling_of
 
 
 def test_too_few_groups_and_rows_without_a_group_are_refused():
-    with pytest.raises(DataError, match="2 groups.*3 parts need a group each"):
+    with pytest.raises(DataError, match=r"2 groups.*3 parts need a group each"):
         split_indices(20, groups=[1, 2] * 10)
     with pytest.raises(DataError, match="no value in rows 1, 3 of 20"):
         split_indices(20, groups=["a", None, "b", float("nan")] + ["c"] * 16)
@@ -219,7 +227,7 @@ def test_too_few_groups_and_rows_without_a_group_are_refused():
         split_indices(4, groups=np.array(["a", " ", "b", "c"]))
 
 
-# -- time -------------------------------------------------------------------------------------------------------------------------------------------------------
+# -- time ----------------------------------------------------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=150, deadline=None)
@@ -276,7 +284,7 @@ def test_times_without_an_order_are_refused(times, lesson):
         split_indices(10, times=times, train=0.5, test=0.5)
 
 
-# -- given ------------------------------------------------------------------------------------------------------------------------------------------------------
+# -- given ---------------------------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_given_indices_are_taken_as_they_are():
@@ -335,7 +343,7 @@ def test_given_splits_keep_what_group_and_time_promise_or_are_refused():
         split_indices(4, indices=indices, times=[1, 2, 2, 3])
 
 
-# -- contradictions ---------------------------------------------------------------------------------------------------------------------------------------------
+# -- contradictions ------------------------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -363,7 +371,7 @@ def test_one_value_for_each_row(argument, name):
         split_indices(10, **{argument: np.zeros((10, 2))})
 
 
-# -- splitters --------------------------------------------------------------------------------------------------------------------------------------------------
+# -- splitters -----------------------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_splitter_gives_its_first_fold_as_it_is():
@@ -408,13 +416,13 @@ def test_splitter_refusals():
         split_indices(20, splitter=StratifiedKFold(5))
     with pytest.raises(UsageError, match="both set the sizes"):
         split_indices(20, splitter=KFold(5), train=0.8, test=0.2)
-    with pytest.raises(DataError, match="KFold.split refused these 3 rows"):
+    with pytest.raises(DataError, match=r"KFold.split refused these 3 rows"):
         split_indices(3, splitter=KFold(5))
     with pytest.raises(UsageError, match="takes an object with split"):
         split_indices(20, splitter=5)
 
 
-# -- folds ------------------------------------------------------------------------------------------------------------------------------------------------------
+# -- folds ---------------------------------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rule", ["none", "file order", "labels", "groups"])
@@ -451,9 +459,13 @@ def test_folds_carve_validation_by_the_same_rule():
     groups = np.arange(60) // 3
     for fold in fold_indices(60, 4, groups=groups, val=0.15):
         assert len(fold.val) == 9 and np.array_equal(np.sort(together(fold)), np.arange(60))
-        assert len(set(groups[fold.train]) | set(groups[fold.val]) | set(groups[fold.test])) == len(set(groups[fold.train])) + len(set(groups[fold.val])) + len(set(groups[fold.test]))
+        assert len(set(groups[fold.train]) | set(groups[fold.val]) | set(groups[fold.test])) == len(set(groups[fold.train])) + len(set(groups[fold.val])) + len(
+            set(groups[fold.test])
+        )
     times = np.arange(60)
-    assert all(times[fold.train].max() < times[fold.val].min() and times[fold.val].max() < times[fold.test].min() for fold in fold_indices(60, 4, times=times, val=6))
+    assert all(
+        times[fold.train].max() < times[fold.val].min() and times[fold.val].max() < times[fold.test].min() for fold in fold_indices(60, 4, times=times, val=6)
+    )
 
 
 def test_folds_of_a_splitter():
@@ -484,7 +496,7 @@ def test_carving_more_than_there_is_is_refused():
         carve_validation(np.arange(5), 5)
 
 
-# -- record -----------------------------------------------------------------------------------------------------------------------------------------------------
+# -- record --------------------------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_record_is_plain_json():

@@ -150,6 +150,12 @@ def test_the_interval_of_the_calibration_error_covers_the_truth():
     assert truth > 0.1 and 0.90 <= inside / 200 <= 0.99
 
 
+def test_a_calibrated_model_is_not_shown_to_be_miscalibrated():
+    logits = 1.5 * torch.randn(400, 3, generator=draw())
+    found = expected_calibration_error(logits.softmax(1), labels_of(logits))
+    assert found.low == 0.0 < found.value  # its percentiles alone would lie above 0.02, by noise
+
+
 def test_no_bins_are_refused():
     with pytest.raises(UsageError, match="bins is 0"):
         expected_calibration_error(torch.tensor([0.5]), torch.tensor([1]), bins=0)

@@ -196,6 +196,9 @@ def test_a_class_without_rows_is_left_out_of_macro_means():
     got = score("multiclass", p, torch.tensor([1, 1, 0]), metrics=["auroc", "balanced_accuracy", "f1"], samples=10)
     assert got["auroc"].value == 1.0  # torchmetrics puts 0 in for the class that does not occur: 0.667
     assert got["balanced_accuracy"].value == 0.75
+    p, t = some_classes(n=60, c=3)
+    four = torch.cat([p, torch.zeros(60, 1)], dim=1)  # a fourth class that neither occurs nor is chosen
+    assert score("multiclass", four, t, samples=10)["f1"].value == pytest.approx(score("multiclass", p, t, samples=10)["f1"].value)
 
 
 def test_rows_labelled_minus_100_count_in_no_score():
@@ -555,6 +558,26 @@ def test_better_is_said_only_where_the_paired_difference_shows_it():
     assert useless["mae"].verdict == "unclear" and harmful.verdict == "worse"
     assert "NOT shown better than no skill" in repr(useless) and "constant that ignores the inputs" in repr(useless)
     assert "WORSE than no skill" in repr(harmful)
+
+
+def test_a_small_gain_on_every_row_shows_although_the_interval_overlaps_the_baseline():
+    targets = torch.randn(100, generator=draw(8)) ** 3
+    got = score("regression", 0.1 * targets, targets, train_targets=torch.tensor([0.0]), metrics=["mae"])["mae"]
+    assert got.low < got.baseline < got.high and got.verdict == "better"  # each error is 0.9 of the constant's
+    assert got.difference == pytest.approx((got.value - got.baseline, got.value - got.baseline), rel=0.5)
+
+
+def test_training_labels_to_ignore_do_not_count_for_the_constant():
+    p, t = some_classes(n=50, c=3)
+    with_ignored = score("multiclass", p, t, train_targets=torch.tensor([0, 1, 2, 2, -100, -100]), samples=10)
+    assert with_ignored["log_loss"].baseline == score("multiclass", p, t, train_targets=torch.tensor([0, 1, 2, 2]), samples=10)["log_loss"].baseline
+
+
+def test_training_targets_that_do_not_fit_are_refused():
+    p, t = some_classes(n=50, c=3)
+    for wrong in (torch.tensor([0, 3]), torch.tensor([-1, 0]), torch.zeros(0)):
+        with pytest.raises(UsageError, match="train_targets"):
+            score("multiclass", p, t, train_targets=wrong, samples=10)
 
 
 def test_a_skilless_model_is_seldom_called_better():

@@ -516,7 +516,7 @@ def rule_d15(subject: Subject, probe: Probe) -> Finding | None:
         return None
     most = max(float(tensor.abs().nan_to_num().max()) for tensor in floats)
     reaching = first_weighted_input(probe)
-    if 0 < most < 0.02 and (reaching is None or float(reaching.abs().max()) < 0.05) and not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in list(subject.model.modules())[1:2]):
+    if 0 < most < 0.02 and (reaching is None or float(reaching.abs().max()) < 0.05):
         return Finding(
             "D15", "warning", f"No input is larger than {most:.3g}.", {"largest": most},
             "Scaled twice (divided by 255 again, standardised again): the first layer sees nearly zero and learning stalls.",

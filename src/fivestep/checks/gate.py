@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fivestep import seeds
-from fivestep.checks.findings import Finding
 from fivestep.checks.subject import Part, Subject, part_of
+
+if TYPE_CHECKING:
+    from fivestep.checks.findings import Finding
 
 
 def subject_of(session: Any, predict_rows: Any = None) -> Subject:

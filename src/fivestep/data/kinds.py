@@ -373,7 +373,10 @@ def try_columns(
             notes.append(f"{num_without:,} of {len(without):,} rows left out, their target {which} is missing ({places})")
             result = result.take(np.flatnonzero(~without))
     if not problems and not result.inputs:
-        problems.append("no column is left as an input: " + "; ".join(f"{column.name!r} {column.why or column.use}" for column in result.columns[:10]))
+        others = [column for column in result.columns if column.use == "left out"]
+        told = "; ".join(f"{column.name!r} {column.why}" for column in others[:10]) or "the target is the only one"
+        way = f"columns={{{others[0].name!r}: {'number' if others[0].kind == 'number' else 'category'!r}}} uses one all the same" if others else "add columns to predict from"
+        problems.append(f"no column is left as an input: {told}; {way}")
     task, more_notes, more_problems = _task(result)
     notes += more_notes + _copies_of_target(result)
     return replace(result, task=task, notes=tuple(notes)), problems + ([] if problems and not result.num_rows else more_problems)
@@ -419,6 +422,7 @@ def decide(table: Table, name: str, use: str, num_targets: int, limits: Limits) 
     where = f"column {name!r}"
 
     def finish(kind: str, values: Any, *, why: str = "", form: str = "") -> tuple[TypedColumn, list[str], list[str]]:
+        values = values if isinstance(values, np.ndarray) else values.rename(name)
         column = TypedColumn(name, kind, "left out" if why else use, values, count_missing(values), why, form, examples_of(series, options))
         if use == "target" and why:
             problems.append(f'the target {name!r} cannot be used: {why}. To use it as classes: columns={{{name!r}: "category"}}')
@@ -495,9 +499,9 @@ def _decide_number(
         )
         return finish("number", values, why="see the problems")
     whole = bool((some == np.floor(some)).all())
-    if whole and np.abs(some).max() > 2**53:
+    if whole and np.abs(some).max() >= 2**53:
         notes.append(
-            f"{where} holds integers above 2^53, which float64 rounds ({shown(series[int(np.flatnonzero(np.abs(values) == np.abs(some).max())[0])])}); an id? drop=[{name!r}]"
+            f"{where} holds integers of 2^53 and more, which float64 rounds ({shown(series[int(np.flatnonzero(np.abs(values) == np.abs(some).max())[0])])}); an id? drop=[{name!r}]"
         )
     if use == "weight":
         if not present.all() or (some < 0).any() or some.sum() == 0:

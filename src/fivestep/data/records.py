@@ -197,7 +197,7 @@ class Scan:
             return self._none(text), 0
         starts = np.concatenate([[0], stops[:-1] + 1])
         ends = stops - ((stops > starts) & (array[np.maximum(stops - 1, 0)] == RETURN))
-        if at_end and ends[-1] == len(text) and len(text) and text.endswith(b"\r") and b"\n" not in text and text.count(b"\r") > 1:
+        if at_end and line == 1 and b"\n" not in text and b"\r" in text.rstrip(b"\r"):
             self.problems.append(
                 "the lines end with a bare carriage return (old Mac style), which would make the whole file one line; convert it: tr '\\r' '\\n' < FILE > NEW"
             )

@@ -7,6 +7,7 @@ and what a Dataset draws at random is a function of (seed, epoch, row), never of
 
 from __future__ import annotations
 
+import array
 import hashlib
 import pickle
 import struct
@@ -276,7 +277,7 @@ def _numpy_of(value: Any, name: str) -> np.ndarray:
         except ValueError as error:
             lengths = sorted({f"{len(row)} values" if isinstance(row, Sized) else "a single number" for row in value})
             raise DataError(_ragged(name, lengths)) from error
-    if hasattr(value, "__array__") or hasattr(value, "__array_interface__"):
+    if hasattr(value, "__array__") or hasattr(value, "__array_interface__") or isinstance(value, (memoryview, array.array)):
         return np.asarray(value)
     if hasattr(value, "__dlpack__"):
         return np.from_dlpack(value)
@@ -520,6 +521,7 @@ def unpack_batch(batch: Any, inputs: Any = None, targets: Any = None) -> tuple[A
     """
     is_sequence = isinstance(batch, (tuple, list))
     used: list[Any] = []
+    found: Any
     if callable(targets):
         found = targets(batch)
     elif targets is not None:
@@ -568,7 +570,7 @@ def unpack_batch(batch: Any, inputs: Any = None, targets: Any = None) -> tuple[A
     found = tuple(found) if isinstance(found, (tuple, list)) and not _texts(found) else (found,)
     for value in found:
         if _texts(value):
-            raise DataError(f"The targets hold text such as {next(iter(value))!r}, and a loss needs numbers. Let the Dataset return a class number from 0 on.")
+            raise DataError(f"The targets hold text such as {value[0]!r}, and a loss needs numbers. Let the Dataset return a class number from 0 on.")
     return chosen, found
 
 

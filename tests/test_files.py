@@ -539,6 +539,41 @@ def test_C9_strace_sees_every_file_and_folder_synced_before_the_rename(tmp_path:
     assert dirty == set(), "something was still unsynced when all had returned"
 
 
+FULL_DISK = """
+import errno, os, sys
+from fivestep import errors, files
+os.chdir(sys.argv[2])
+for step in range(1, 100):
+    try:
+        files.publish(".", f"step-{step:012d}", {"state": bytes([step]) * 50_000}, facts={"step": step})
+    except errors.StorageError as error:
+        print(error)
+        assert error.errno == errno.ENOSPC and error.exit_code == 74 and "50,000 bytes needed" in str(error)
+        break
+newest = files.newest_valid(".", "step-", ["state"])
+assert newest.published.facts == {"step": step - 1} and not newest.damaged and step > 2 and not any("tmp" in name for name in os.listdir("."))
+try:
+    files.write_atomic("step-000000000001.csv", b"x" * 200_000)
+    raise SystemExit("a full disk took more")
+except errors.StorageError:
+    assert len(os.listdir(".")) == step - 1
+files.prune(".", 2)
+files.publish(".", f"step-{step:012d}", {"state": bytes([step]) * 50_000}, facts={"step": step})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare, to mount a small disk of its own")
+def test_C7_a_disk_that_is_really_full_is_told_and_what_stands_stays_valid(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    small_disk = f'mount -t tmpfs -o size=300k tmpfs {tmp_path}/disk || exit 99; exec {sys.executable} -c "$0" {tmp_path} {tmp_path}/disk'
+    found = subprocess.run(["unshare", "-rm", "sh", "-c", small_disk, FULL_DISK], capture_output=True, text=True)
+    if found.returncode == 99 or "unshare" in found.stderr:
+        pytest.skip(f"no small disk can be mounted here: {found.stderr}")
+    assert found.returncode == 0, found.stderr
+    assert "No space left on device" in found.stdout and "stands unchanged" in found.stdout
+
+
 # ---------------------------------------------------------------------------------------------------------------------------------------- single files
 
 
@@ -907,6 +942,19 @@ def test_P1_the_lock_file_is_not_opened_through_a_link(tmp_path: Path) -> None:
     with pytest.raises(FivestepError), files.Lock(tmp_path):
         pass
     assert (tmp_path / "victim").read_text() == "keep"
+
+
+def test_where_the_system_knows_no_directory_handles_or_nofollow_links_are_refused_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"_HAS_DIRECTORY_HANDLES": False, "_NOFOLLOW": 0, "_DIRECTORY": 0, "_READ": os.O_RDONLY}.items():  # as on Windows
+        monkeypatch.setattr(files, name, value)
+    path = publish(tmp_path, 7)
+    assert number_in(files.read_published(path, NAMES)) == 7
+    (path / "weights.bin").rename(tmp_path / "elsewhere")
+    (path / "weights.bin").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ArtifactError, match="symbolic link"):
+        files.read_published(path, NAMES)
+    with pytest.raises(MissingInputError, match="not there"):
+        files.read_published(tmp_path / "nowhere", NAMES)
 
 
 def test_files_imports_neither_torch_nor_numpy() -> None:

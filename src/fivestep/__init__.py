@@ -4,8 +4,8 @@ A name is loaded when it is first used, as torch takes a second to import and `f
 comes from at run time, and the same for editors and type checkers, who cannot look into a dict; tests/test_public_names.py keeps the two equal.
 
 >>> import fivestep as fs
->>> [name for name in dir(fs) if name.startswith("load")]
-['load', 'load_run']
+>>> [name for name in dir(fs) if name.startswith("lo")]
+['load']
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from fivestep._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from fivestep import datasets as datasets
-    from fivestep.apps.estimators import FivestepClassifier as FivestepClassifier
-    from fivestep.apps.estimators import FivestepRegressor as FivestepRegressor
     from fivestep.checks.findings import Finding as Finding
     from fivestep.data.data import Data as Data
     from fivestep.data.data import Splits as Splits
@@ -34,20 +32,12 @@ if TYPE_CHECKING:
     from fivestep.errors import StorageError as StorageError
     from fivestep.errors import TrainingError as TrainingError
     from fivestep.errors import UsageError as UsageError
-    from fivestep.experiments import Comparison as Comparison
-    from fivestep.experiments import Sweep as Sweep
-    from fivestep.experiments import compare as compare
-    from fivestep.experiments import cross_validate as cross_validate
-    from fivestep.experiments import sweep as sweep
     from fivestep.model.scores import Scores as Scores
     from fivestep.results.run import Model as Model
     from fivestep.results.run import Run as Run
     from fivestep.workflow import check as check
     from fivestep.workflow import fit as fit
     from fivestep.workflow import load as load
-    from fivestep.workflow import load_run as load_run
-    from fivestep.workflow import reproduce as reproduce
-    from fivestep.workflow import resume as resume
     from fivestep.workflow import verify as verify
 
 _HOME = {
@@ -58,9 +48,6 @@ _HOME = {
     # train, check, go on
     "fit": "fivestep.workflow",
     "check": "fivestep.workflow",
-    "resume": "fivestep.workflow",
-    "load_run": "fivestep.workflow",
-    "reproduce": "fivestep.workflow",
     # use
     "Run": "fivestep.results.run",
     "Model": "fivestep.results.run",
@@ -68,13 +55,6 @@ _HOME = {
     "load": "fivestep.workflow",
     "verify": "fivestep.workflow",
     # improve
-    "sweep": "fivestep.experiments",
-    "cross_validate": "fivestep.experiments",
-    "compare": "fivestep.experiments",
-    "Sweep": "fivestep.experiments",
-    "Comparison": "fivestep.experiments",
-    "FivestepClassifier": "fivestep.apps.estimators",
-    "FivestepRegressor": "fivestep.apps.estimators",
     # findings and errors
     "Finding": "fivestep.checks.findings",
     "FivestepError": "fivestep.errors",

@@ -503,5 +503,5 @@ def test_the_record_is_plain_json():
     split = split_indices(20, groups=np.arange(20) // 2, seed=7, column="patient")
     record = json.loads(json.dumps(split.how.record()))
     assert record["method"] == "groups" and record["column"] == "patient" and record["seed"] == 7 and record["sizes"] == [0.7, 0.15, 0.15]
-    assert record["num_rows"] == [14, 4, 2] or sum(record["num_rows"]) == 20
+    assert sum(record["num_rows"]) == 20 and min(record["num_rows"]) >= 2
     assert repr(split).startswith("SplitIndices(train ")

@@ -75,7 +75,9 @@ def test_tsv_is_split_at_tabs(write):
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.integers(1, 4).flatmap(lambda width: st.lists(st.lists(st.text(st.sampled_from('ab",\n\r;é 0'), max_size=5), min_size=width, max_size=width), min_size=1, max_size=12)),
+    st.integers(1, 4).flatmap(
+        lambda width: st.lists(st.lists(st.text(st.sampled_from('ab",\n\r;é 0'), max_size=5), min_size=width, max_size=width), min_size=1, max_size=12)
+    ),
     st.sampled_from(["\n", "\r\n"]),
     st.booleans(),
     st.sampled_from([1, 2, 7, 64, 1 << 20]),
@@ -101,7 +103,11 @@ def test_D1_any_quoted_table_reads_as_python_csv_reads_it_at_any_block_size(rows
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.integers(1, 3).flatmap(lambda width: st.lists(st.lists(st.text(st.sampled_from('ab",\n;é 0'), min_size=1, max_size=4), min_size=width, max_size=width), min_size=1, max_size=9)))
+@given(
+    st.integers(1, 3).flatmap(
+        lambda width: st.lists(st.lists(st.text(st.sampled_from('ab",\n;é 0'), min_size=1, max_size=4), min_size=width, max_size=width), min_size=1, max_size=9)
+    )
+)
 def test_D1_values_survive_writing_and_reading(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("csv") / "x.csv"
     header = [f"column {number}" for number in range(len(rows[0]))]
@@ -421,7 +427,7 @@ def test_no_bytes_end_in_anything_but_a_table_or_a_typed_error(write):
     for number in range(300):
         content = bytearray(seed)
         for _ in range(generator.integers(1, 5)):
-            content[generator.integers(len(content))] = generator.integers(256) if number % 2 else b"\",\n\r\x00;"[generator.integers(6)]
+            content[generator.integers(len(content))] = generator.integers(256) if number % 2 else b'",\n\r\x00;'[generator.integers(6)]
         try:
             table = read_table(write(bytes(content[: generator.integers(1, len(content) + 1)])))
             assert table.num_rows == len(table.lines if table.lines is not None else [])

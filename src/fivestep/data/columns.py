@@ -1,8 +1,8 @@
 """What a model needs to know of its columns, fitted on training rows only: fill values, scales, categories, classes; to tensors and back, to JSON and back.
 
-Enters: a `TypedTable` and the positions of its training rows; later any table to predict. Leaves: raw tensors (float64 numbers, int64 codes), one torch module that
-encodes them to float32, targets, and decoded values. The deciding choice: text becomes codes outside and everything else happens inside one module over
-tensors, so that training, prediction, export and serving run the same arithmetic. A bucket that no training row fell into gets no input.
+Enters: a `TypedTable` and the positions of its training rows; later any table to predict. Leaves: raw tensors (float64 numbers, int64 codes), one torch
+module that encodes them to float32, targets, and decoded values. The deciding choice: text becomes codes outside and everything else happens inside one
+module over tensors, so that training, prediction, export and serving run the same arithmetic. A bucket that no training row fell into gets no input.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ class RawRows(NamedTuple):
 class InputColumn:
     """One column that the model sees.
 
-    A number, boolean or time has one raw number for each of its `parts` (one, called "value", unless it is a time); `fill`, `center` and `scale` have one entry a
-    part. A category has a `vocabulary`. `flag`: training rows had missing values, so an input marks them. `other`: training rows had categories outside the
-    vocabulary, so an input stands for them. `low` and `high` are the training range (times: in seconds).
+    A number, boolean or time has one raw number for each of its `parts` (one, called "value", unless it is a time); `fill`, `center` and `scale` have one
+    entry a part. A category has a `vocabulary`. `flag`: training rows had missing values, so an input marks them. `other`: training rows had categories
+    outside the vocabulary, so an input stands for them. `low` and `high` are the training range (times: in seconds).
     """
 
     name: str
@@ -201,8 +201,9 @@ class Columns:
     def fit(cls, typed: TypedTable, rows: Any, *, categories: str = "onehot", scale_target: bool = True, limits: Limits | None = None) -> Columns:
         """Fill values, scales and vocabularies from these rows of the table and no others.
 
-        Numbers: mean and deviation (population) in float64; missing ones are filled by the mean and, where training rows had some, marked by an input. Categories: the
-        vocabulary is sorted; beyond 20 categories those with one training row share one input with what is unseen later. Dates become parts (`TIME_PARTS`).
+        Numbers: mean and deviation (population) in float64; missing ones are filled by the mean and, where training rows had some, marked by an input.
+        Categories: the vocabulary is sorted; beyond 20 categories those with one training row share one input with what is unseen later. Dates become parts
+        (`TIME_PARTS`).
         """
         rows = np.asarray(rows, dtype=np.int64)
         if not len(rows):
@@ -230,7 +231,8 @@ class Columns:
         if columns.num_inputs > most:
             widest = max(inputs, key=lambda column: len(column.vocabulary))
             raise DataError(
-                f"one-hot encoding makes {columns.num_inputs:,} inputs, more than {most:,}; most come from {widest.name!r} ({len(widest.vocabulary):,} categories): "
+                f"one-hot encoding makes {columns.num_inputs:,} inputs, more than {most:,}; most come from {widest.name!r} "
+                f"({len(widest.vocabulary):,} categories): "
                 f'drop=[{widest.name!r}], categories="codes" for embeddings, or limits=Limits(num_columns={columns.num_inputs})'
             )
         return columns
@@ -297,7 +299,8 @@ class Columns:
     # ------------------------------------------------------------------------------------------------------------------ encoding
 
     def raw(self, source: Any, rows: Any = None) -> tuple[Tensor, Tensor]:
-        """Rows of a typed or plain table as `(numbers float64 (n, k), codes int64 (n, c))`, by the kinds that were fitted. Raises `DataError` with all problems."""
+        """Rows of a typed or plain table as `(numbers float64 (n, k), codes int64 (n, c))`, by the kinds that were fitted. Raises `DataError` with all
+        problems."""
         raw = self._raw(source if isinstance(source, (TypedTable, Table)) else self.read(source), notes=None)
         if rows is None:
             return raw.numbers, raw.codes
@@ -352,9 +355,11 @@ class Columns:
     # ---------------------------------------------------------------------------------------------------------------- prediction
 
     def read_for_prediction(self, source: Any, **changed: Any) -> RawRows:
-        """Rows to predict, read as the training data was (`changed` overrides `delimiter`, `encoding`, ...): columns by name, in any order, the target optional.
+        """Rows to predict, read as the training data was (`changed` overrides `delimiter`, `encoding`, ...): columns by name, in any order, the target
+        optional.
 
-        A missing column is a `DataError` with near names; extra columns, unseen categories, values beyond the training range and filled gaps are told in `notes`.
+        A missing column is a `DataError` with near names; extra columns, unseen categories, values beyond the training range and filled gaps are told in
+        `notes`.
         """
         table = source if isinstance(source, (Table, TypedTable)) else self.read(source, **changed)
         notes: list[str] = []
@@ -362,7 +367,8 @@ class Columns:
         return raw._replace(notes=tuple(notes))
 
     def read_with_targets(self, source: Any, **changed: Any) -> Table:
-        """Rows to score: a table for `encode` and `targets`, without the rows whose target is missing where training left them out (`without_target="drop"`)."""
+        """Rows to score: a table for `encode` and `targets`, without the rows whose target is missing where training left them out
+        (`without_target="drop"`)."""
         table = source.table if isinstance(source, TypedTable) else source if isinstance(source, Table) else self.read(source, **changed)
         absent = [name for name in self.target_names if name not in table.names]
         if absent:
@@ -447,7 +453,8 @@ class Columns:
             stray |= np.abs(values) > float(np.finfo(np.float32).max)
         if stray.any():
             problems.append(
-                f"{stray_text(table, column.name, column.kind, np.flatnonzero(stray), column.form)}; the model reads it as {column.kind}: correct the value, or leave it empty"
+                f"{stray_text(table, column.name, column.kind, np.flatnonzero(stray), column.form)}; the model reads it as "
+                f"{column.kind}: correct the value, or leave it empty"
             )
             return None
         return values
@@ -655,7 +662,8 @@ def _fit_input(column: TypedColumn, rows: np.ndarray, examples: tuple[str, ...])
         if rare:
             vocabulary = [text for text in vocabulary if counts[text] > 1]
             notes.append(
-                f"{where}: {len(rare):,} of {len(counts):,} categories stand in one training row only and are taken together ({listed([shown(text, 30) for text in rare])})"
+                f"{where}: {len(rare):,} of {len(counts):,} categories stand in one training row only and are taken together "
+                f"({listed([shown(text, 30) for text in rare])})"
             )
         missing = int(values.null_count())
         fitted = InputColumn(column.name, "category", column.form, missing > 0, missing, vocabulary=tuple(vocabulary), other=bool(rare), examples=examples)
@@ -714,7 +722,8 @@ def _category_notes(column: InputColumn, values: polars.Series, codes: np.ndarra
         alike = [folded[text.strip().casefold()] for text in texts if text.strip().casefold() in folded]
         hint = f"; training has {shown(alike[0], 30)}, which differs in case or blanks only" if alike else ""
         notes.append(
-            f"column {column.name!r}: {len(unknown):,} of {len(codes):,} values are categories that training {'has no input for' if column.other else 'did not have'} "
+            f"column {column.name!r}: {len(unknown):,} of {len(codes):,} values are categories that training "
+            f"{'has no input for' if column.other else 'did not have'} "
             f"({told}; first {table.place(int(unknown[0]))}), taken as unknown{hint}"
         )
     missing = np.flatnonzero(codes == MISSING_CODE)

@@ -379,7 +379,7 @@ class Splits:
 
     def plot(self) -> Any:
         """A matplotlib figure: rows for each split, and how the target is spread in each."""
-        from fivestep.watch.plots import plot_splits
+        from fivestep.data.plots import plot_splits
 
         return plot_splits(self)
 

@@ -50,6 +50,7 @@ class Scan:
     channels: int
     height: int
     width: int
+    resize: bool  # whether a size was asked for
     notes: tuple[str, ...]
 
     @property
@@ -119,13 +120,14 @@ def image_arrays(images: Any, *, size: Any = None) -> tuple[Tensor, list[str]]:
     Channels are last where the last axis has 1, 3 or 4 values and the second has not, or where it is by far the shortest. Bytes (and other integers up to 255)
     are divided by 255, 16-bit integers beyond by 65,535; floats keep their values. Raises DataError for anything that is no array of images.
     """
-    if isinstance(images, (tuple, list)) and len(images) and all(hasattr(image, "shape") for image in images):
+    if isinstance(images, list) and len(images) and all(hasattr(image, "convert") and hasattr(image, "mode") for image in images):
+        images = [np.asarray(image) for image in images]  # images of Pillow's
+    if isinstance(images, list) and len(images) and all(hasattr(image, "shape") for image in images):
         shapes = Counter(tuple(image.shape) for image in images)
         if len(shapes) > 1:
             raise DataError(
                 f"The images have different shapes: {_counted(shapes)}. Images of one batch need one shape: resize them, or give a folder and size=."
             )
-        images = list(images)
     elif isinstance(images, (tuple, dict)):
         raise UsageError("Data.images takes one array of images. Several inputs go through Data.arrays((images, others), targets).")
     source, _, notes = make_array_source(images)
@@ -161,7 +163,7 @@ def image_arrays(images: Any, *, size: Any = None) -> tuple[Tensor, list[str]]:
         pixels = pixels.to(torch.float32) if kind != torch.float32 else pixels
         largest = float(pixels.nan_to_num(0).abs().max()) if pixels.numel() else 0.0
         if largest > 1:
-            notes.append(f"images: floats up to {largest:.6g} keep their values; divide them by {largest:.6g} if they are meant to be from 0 to 1")
+            notes.append(f"images: floats up to {largest:.6g} keep their values; divide them by their largest possible value (often 255) if 0 to 1 is meant")
     if size is not None:
         height, width = _size(size)
         if (height, width) != tuple(pixels.shape[2:]):
@@ -179,7 +181,10 @@ def to_unit(pixels: Tensor) -> Tensor:
 
 
 def scan_folder(folder: Any, size: Any = None) -> Scan:
-    """A look at every file's header: which files there are, and whether they fit together. No pixels are decoded."""
+    """A look at every file's header: which files there are, and whether they fit together.
+
+    Only of PNG files the pixels are decoded already here, as their orientation may stand behind them.
+    """
     from PIL import Image
 
     wanted = None if size is None else _size(size)
@@ -279,16 +284,8 @@ def scan_folder(folder: Any, size: Any = None) -> Scan:
         notes.append(
             f"{len(left_out):,} {'file' if len(left_out) == 1 else 'files'} left out as hidden, no image or in no class folder: {_listed(sorted(left_out))}"
         )
-    return Scan(
-        str(root),
-        tuple(path for path, _ in files),
-        tuple(label for _, label in files),
-        tuple(entry.name for entry in folders),
-        1 if grey else 3,
-        height,
-        width,
-        tuple(notes),
-    )
+    paths, labels = tuple(path for path, _ in files), tuple(label for _, label in files)
+    return Scan(str(root), paths, labels, tuple(entry.name for entry in folders), 1 if grey else 3, height, width, wanted is not None, tuple(notes))
 
 
 def read_pixels(scan: Scan, row: int) -> np.ndarray:
@@ -309,6 +306,8 @@ def read_pixels(scan: Scan, row: int) -> np.ndarray:
                 image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
             if image.mode != ("L" if scan.channels == 1 else "RGB"):
                 image = image.convert("L" if scan.channels == 1 else "RGB")
+            if image.size != (scan.width, scan.height) and not scan.resize:
+                raise ValueError(f"it is {image.height} x {image.width} now, and was {scan.height} x {scan.width} when the folder was looked at")
             if image.size != (scan.width, scan.height):
                 image = image.resize((scan.width, scan.height), Image.Resampling.BILINEAR)
             pixels = np.array(image, dtype=np.uint8)

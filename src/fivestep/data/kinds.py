@@ -1,8 +1,8 @@
 """What each column of a table means: number, boolean, category, date, datetime, time; or left out, with the reason.
 
-Enters: a `Table`, the names of target and weight, overrides. Leaves: a `TypedTable` (float64 numbers with NaN for missing, text for categories), or one `DataError`
-with all problems. The deciding choice: a kind is decided on all rows, and one stray word in a number column is an error that names it, never a quiet
-change to text. Nothing is fitted here: no mean, no vocabulary (`columns` does that, on training rows).
+Enters: a `Table`, the names of target and weight, overrides. Leaves: a `TypedTable` (float64 numbers with NaN for missing, text for categories), or one
+`DataError` with all problems. The deciding choice: a kind is decided on all rows, and one stray word in a number column is an error that names it, never a
+quiet change to text. Nothing is fitted here: no mean, no vocabulary (`columns` does that, on training rows).
 """
 
 from __future__ import annotations
@@ -182,7 +182,8 @@ class TypedTable:
         if missing.any():
             where = self.table.places(np.flatnonzero(missing))
             raise DataError(
-                f"column {name!r} has no value in {int(missing.sum()):,} rows ({where}), so these cannot be put on a side; fill them, or split by another column"
+                f"column {name!r} has no value in {int(missing.sum()):,} rows ({where}), so these cannot be put on a side; fill "
+                "them, or split by another column"
             )
         return values if values.dtype.kind == "f" else values.astype(str)
 
@@ -273,8 +274,8 @@ def read_columns(
 ) -> TypedTable:
     """Decide on all rows what each column means; raises one `DataError` with all problems.
 
-    `target`: one name, several (all numbers) or None. `drop`: left out of the inputs, but there for splitting. `columns`, `missing`, `decimal`: added to those that the
-    table was read with. `without_target="drop"` drops rows whose target is missing. `weight`: a column of numbers >= 0, one weight an example.
+    `target`: one name, several (all numbers) or None. `drop`: left out of the inputs, but there for splitting. `columns`, `missing`, `decimal`: added to
+    those that the table was read with. `without_target="drop"` drops rows whose target is missing. `weight`: a column of numbers >= 0, one weight an example.
     """
     from fivestep.data.tables import read_table
 
@@ -303,6 +304,8 @@ def inspect_file(path: Any, target: str | Sequence[str] | None = None, *, limits
     if table is None:
         return FileReport(origin_of(path), 0, ColumnLines(()), (), tuple(problems), "")
     arguments.update(options)
+    if problems and table.num_rows == 0:  # nothing is left to look at
+        return FileReport(table.origin, 0, ColumnLines(()), table.notes, tuple(problems), table.fingerprint)
     typed, more = try_columns(table, target, arguments["drop"], None, None, None, arguments["without_target"], arguments["weight"], limits or Limits())
     return FileReport(table.origin, table.num_rows, typed.describe(), typed.notes, (*problems, *more), table.fingerprint)
 
@@ -375,7 +378,11 @@ def try_columns(
     if not problems and not result.inputs:
         others = [column for column in result.columns if column.use == "left out"]
         told = "; ".join(f"{column.name!r} {column.why}" for column in others[:10]) or "the target is the only one"
-        way = f"columns={{{others[0].name!r}: {'number' if others[0].kind == 'number' else 'category'!r}}} uses one all the same" if others else "add columns to predict from"
+        way = (
+            f"columns={{{others[0].name!r}: {'number' if others[0].kind == 'number' else 'category'!r}}} uses one all the same"
+            if others
+            else "add columns to predict from"
+        )
         problems.append(f"no column is left as an input: {told}; {way}")
     task, more_notes, more_problems = _task(result)
     notes += more_notes + _copies_of_target(result)
@@ -399,9 +406,11 @@ def class_labels(texts: Sequence[str], form: str) -> tuple[str | bool | int, ...
 
 
 def _bare(value: Any, length: int) -> str:
-    """A text without its quotes where it has neither blanks at its ends nor control characters."""
-    text = shown(value, length)
-    return text[1:-1] if isinstance(value, str) and value and value == value.strip() and text[:1] in "'\"" and text[-1:] == text[:1] else text
+    """A value without quotes, where it is text that has neither blanks at its ends nor anything that must be escaped."""
+    plain = isinstance(value, str) and value.isprintable() and value == value.strip() and value != ""
+    if not plain:
+        return shown(value, length)
+    return value if len(value) <= length else value[: length - 1] + "…"
 
 
 def _use_text(column: TypedColumn) -> str:
@@ -501,7 +510,8 @@ def _decide_number(
     whole = bool((some == np.floor(some)).all())
     if whole and np.abs(some).max() >= 2**53:
         notes.append(
-            f"{where} holds integers of 2^53 and more, which float64 rounds ({shown(series[int(np.flatnonzero(np.abs(values) == np.abs(some).max())[0])])}); an id? drop=[{name!r}]"
+            f"{where} holds integers of 2^53 and more, which float64 rounds "
+            f"({shown(series[int(np.flatnonzero(np.abs(values) == np.abs(some).max())[0])])}); an id? drop=[{name!r}]"
         )
     if use == "weight":
         if not present.all() or (some < 0).any() or some.sum() == 0:
@@ -516,7 +526,8 @@ def _decide_number(
                 return finish("category", texts, form="integer")
         elif num_targets == 1 and not asked and whole and 2 < len(np.unique(some)) <= 20 and len(some) >= LEAST_ROWS:
             notes.append(
-                f'the target {name!r} has {len(np.unique(some))} different whole numbers and is predicted as a number; as classes: columns={{{name!r}: "category"}}'
+                f"the target {name!r} has {len(np.unique(some))} different whole numbers and is predicted as a number; as "
+                f'classes: columns={{{name!r}: "category"}}'
             )
         if (some == some[0]).all():
             problems.append(f"the target {name!r} is {_show_number(some[0])} in every row; there is nothing to learn from")
@@ -540,7 +551,8 @@ def _decide_number(
     single = some.astype(np.float32)
     if (some != some[0]).any() and (single == single[0]).all():
         notes.append(
-            f"{where} is constant in float32 ({_show_number(some.min())} to {_show_number(some.max())}); it is standardised in float64, which keeps the differences"
+            f"{where} is constant in float32 ({_show_number(some.min())} to {_show_number(some.max())}); it is standardised "
+            "in float64, which keeps the differences"
         )
     return None
 
@@ -573,7 +585,7 @@ def _decide_category(
         )
     notes += _variants(where, present)
     if options.missing is None:
-        tokens = present.filter(present.str.strip_chars().is_in(list(MISSING)))
+        tokens = present.filter(present.str.strip_chars().is_in([*MISSING, "?", "-", ".", "*"]))
         if len(tokens):
             token = tokens[0].strip()
             notes.append(f"{where} has {len(tokens):,} values {token!r}, which are kept as a category; to take them for missing: missing=[{token!r}]")
@@ -746,10 +758,11 @@ def stray_problem(table: Table, name: str, kind: str, rows: np.ndarray, form: st
         if words.str.contains("^[+-]?(?:[0-9]+_[0-9_]*|0[xXbBoO][0-9a-fA-F]+)$").any():
             text += ". Numbers are written [+-]digits[.digits][e+-digits], without underscores and in base ten"
     stand_ins = words.str.to_lowercase().is_in(list(STAND_INS)).all()
+    other = f'columns={{{name!r}: "category"}}' if len(words) <= 20 else f'columns={{{name!r}: "text"}} (left out) or "category"'
     if len(words) == 1 or (len(words) <= 3 and stand_ins):
         tokens = ", ".join(f'"{word}"' for word in sorted(words.to_list()))
-        return f'{text}. If it means "no value": missing=[{tokens}]; if the column is no {kind}: columns={{{name!r}: "category"}}'
-    return f'{text}. Correct the values, or columns={{{name!r}: "category"}} if the column is no {kind}, or missing=["{words[0]}", …] if they mean "no value"'
+        return f'{text}. If it means "no value": missing=[{tokens}]; if the column is no {kind}: {other}'
+    return f'{text}. Correct the values; or, if the column is no {kind}: {other}; or, if they mean "no value": missing=["{words[0]}", …]'
 
 
 def stray_text(table: Table, name: str, kind: str, rows: np.ndarray, form: str) -> str:
@@ -828,7 +841,8 @@ def _task(typed: TypedTable) -> tuple[str | None, list[str], list[str]]:
     notes = []
     if single:
         notes.append(
-            f"the target {column.name!r}: {len(single)} class{'es have' if len(single) > 1 else ' has'} one row only ({listed([shown(text, 30) for text in single])}), in one split at most"
+            f"the target {column.name!r}: {len(single)} class{'es have' if len(single) > 1 else ' has'} one row only "
+            f"({listed([shown(text, 30) for text in single])}), in one split at most"
         )
     return ("binary" if len(counts) == 2 else "multiclass"), notes, []
 

@@ -1,8 +1,8 @@
 """From the bytes of a delimited text file to whole records with their physical lines and field counts; no field is read yet.
 
-Enters: an open binary file, a `Dialect` and `Limits`. Leaves: blocks of whole records (`Records`), one after the other in bounded memory. The deciding choice: the
-structure is found by numpy over bytes (newlines, delimiters, quotes), before any parser sees the text, as parsers fill short rows with nulls, rename
-duplicate headers and lose the line numbers without a word. The file is read once; its SHA-256 is taken on the way.
+Enters: an open binary file, a `Dialect` and `Limits`. Leaves: blocks of whole records (`Records`), one after the other in bounded memory. The deciding
+choice: the structure is found by numpy over bytes (newlines, delimiters, quotes), before any parser sees the text, as parsers fill short rows with nulls,
+rename duplicate headers and lose the line numbers without a word. The file is read once; its SHA-256 is taken on the way.
 """
 
 from __future__ import annotations
@@ -245,7 +245,8 @@ class Scan:
             else:
                 began = line + int(np.searchsorted(newlines, quotes[index - 1]))
                 self.problems.append(
-                    f"line {began}: the quote that begins a field here is not closed properly: the next quote (line {at_line}, near {piece}) is followed by more "
+                    f"line {began}: the quote that begins a field here is not closed properly: the next quote (line {at_line}, near "
+                    f"{piece}) is followed by more "
                     'text. Close the quote, double it inside the field (""), or quote=None to read quotes as ordinary text'
                 )
             return False
@@ -280,7 +281,8 @@ class Scan:
         if nul >= 0:
             if not self.num_nul:
                 self.problems.append(
-                    f"line {line + int(np.searchsorted(newlines, nul))}, byte {offset + nul:,}: a NUL byte, which no text holds; the file is damaged, binary or in "
+                    f"line {line + int(np.searchsorted(newlines, nul))}, byte {offset + nul:,}: a NUL byte, which no text holds; "
+                    "the file is damaged, binary or in "
                     "another encoding (UTF-16: encoding=\"utf-16\"). Remove it: tr -d '\\000' < FILE > NEW"
                 )
             self.num_nul += text.count(b"\0", 0, used)

@@ -1,8 +1,8 @@
 """From a file, frame or dict of arrays to a `Table`: named columns, nothing decided yet about what they mean.
 
-Enters: the path of a CSV, TSV or Parquet file, a polars or pandas frame, anything that speaks Arrow, or a dict of arrays, lists or tensors. Leaves: a `Table`, or one
-`DataError` whose `.problems` hold all that is wrong. The deciding choice: a text file's fields stay text here (`columns` decides on all rows what they are), its
-structure is found by `records`, and polars only cuts out the strings of rows that are known to fit the header.
+Enters: the path of a CSV, TSV or Parquet file, a polars or pandas frame, anything that speaks Arrow, or a dict of arrays, lists or tensors. Leaves: a
+`Table`, or one `DataError` whose `.problems` hold all that is wrong. The deciding choice: a text file's fields stay text here (`columns` decides on all rows
+what they are), its structure is found by `records`, and polars only cuts out the strings of rows that are known to fit the header.
 """
 
 from __future__ import annotations
@@ -140,9 +140,9 @@ def read_table(
 ) -> Table:
     """The source as a `Table`, read strictly: what cannot be meant is refused, with the line and the option that accepts it.
 
-    `source`: the path of a CSV, TSV or Parquet file; a polars or pandas frame or anything with `__arrow_c_stream__` or `__dataframe__`; a dict of one-dimensional
-    arrays, lists or tensors; a `Table` is returned as it is. `columns` maps names to kinds (`"number"`, `"boolean"`, `"category"`, `"date"`, `"datetime"`,
-    `"time"`, `"text"`, `"drop"`); a `"drop"` here also admits a name that is empty or stands twice. `missing` adds tokens that mean "no value".
+    `source`: the path of a CSV, TSV or Parquet file; a polars or pandas frame or anything with `__arrow_c_stream__` or `__dataframe__`; a dict of
+    one-dimensional arrays, lists or tensors; a `Table` is returned as it is. `columns` maps names to kinds (`"number"`, `"boolean"`, `"category"`, `"date"`,
+    `"datetime"`, `"time"`, `"text"`, `"drop"`); a `"drop"` here also admits a name that is empty or stands twice. `missing` adds tokens that mean "no value".
     `delimiter=None` is the tab for .tsv, else the comma. `quote=None` reads quotes as ordinary text.
 
     Raises `DataError` (`.problems`: all that were found), `MissingInputError` where there is no such file.
@@ -276,7 +276,8 @@ def memory_problem(path: Path, num_bytes: int, limits: Limits, *, is_text: bool)
     gib = 1 << 30
     return (
         f"the file has {num_bytes / gib:.1f} GiB and needs about {needed / gib:.1f} GiB of memory while it is read; {free / gib:.1f} GiB are free. "
-        f"Use fewer rows or columns, or a Dataset that reads from disk (Data.dataset); to try anyway: limits=Limits(memory_share={needed / max(free, 1) + 0.1:.1f})"
+        "Use fewer rows or columns, or a Dataset that reads from disk (Data.dataset); to try anyway: "
+        f"limits=Limits(memory_share={needed / max(free, 1) + 0.1:.1f})"
     )
 
 
@@ -432,7 +433,8 @@ class TextReading:
         numbers = [name for name in names if _is_number(name)]
         if names and len(numbers) * 2 >= len(names) and len(numbers) > (len(names) > 1):
             self.found.append(
-                f"line {self.header_line}: the header holds numbers ({listed([repr(name) for name in numbers])}), so it is probably the first row of a file without header, "
+                f"line {self.header_line}: the header holds numbers ({listed([repr(name) for name in numbers])}), so it is "
+                "probably the first row of a file without header, "
                 f"which would be lost. Put a line with {len(names)} names before it: sed -i '1i NAME{self.dialect.delimiter}NAME…' FILE"
             )
 
@@ -500,7 +502,8 @@ class TextReading:
         frame = self._parse(text + b"\n", [f"column {number}" for number in range(self.width)], not records.is_utf8)
         if frame.height != fits.sum():
             raise DataError(
-                f"lines {lines[0]} to {lines[-1]}: {fits.sum()} records stand there, polars {_polars_version()} reads {frame.height}; please report this file to fivestep"
+                f"lines {lines[0]} to {lines[-1]}: {fits.sum()} records stand there, polars {_polars_version()} reads "
+                f"{frame.height}; please report this file to fivestep"
             )
         frame = frame[:, self.keep]
         frame.columns = self.names
@@ -530,8 +533,8 @@ class TextReading:
                 + ". Every row has one field more than the header: a column of row names without a name. Write it with a name, or without (pandas: index=False)"
             )
         return (
-            where
-            + f". Its values would land in wrong columns. Quote fields that hold a {self.dialect.delimiter!r}, complete the line, or name the delimiter: delimiter="
+            where + f". Its values would land in wrong columns. Quote fields that hold a {self.dialect.delimiter!r}, complete the "
+            "line, or name the delimiter, for example delimiter=';'"
         )
 
 
@@ -549,7 +552,8 @@ def header_problems(names: Sequence[str], all_names: Sequence[str], line: int | 
     for name in twice:
         fields = listed([number for number, other in enumerate(all_names, 1) if other == name])
         problems.append(
-            f'{where}the name {name!r} stands in the header at fields {fields}; one of them would be lost. Rename, or leave all of them out: columns={{{name!r}: "drop"}}'
+            f"{where}the name {name!r} stands in the header at fields {fields}; one of them would be lost. Rename, or leave "
+            f'all of them out: columns={{{name!r}: "drop"}}'
         )
     return problems
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -402,8 +402,7 @@ def complete_arguments(name: str, args: Mapping[str, Any]) -> dict[str, Any]:
     {'num_inputs': 3, 'num_outputs': 2}
     """
     if not isinstance(name, str) or name not in BUILT_IN:
-        near = difflib.get_close_matches(str(name), BUILT_IN, n=1, cutoff=0.5)
-        raise SettingsError(f"There is no built-in model {name!r}." + (f" Did you mean {near[0]!r}?" if near else "") + f" There are: {', '.join(BUILT_IN)}.")
+        raise SettingsError(f"There is no built-in model {_shown(name)}.{nearest(name, BUILT_IN)}")
     arguments = BUILT_IN[name].arguments
     given = dict(args)
     if "widths" in arguments and ("width" in given or "depth" in given):
@@ -415,8 +414,7 @@ def complete_arguments(name: str, args: Mapping[str, Any]) -> dict[str, Any]:
     allowed = [*arguments, "width", "depth"] if "widths" in arguments else list(arguments)
     for key in given:
         if key not in arguments:
-            near = difflib.get_close_matches(str(key), allowed, n=1)
-            raise SettingsError(f"{name} has no argument {key!r}." + (f" Did you mean {near[0]!r}?" if near else "") + f" It takes: {', '.join(allowed)}.")
+            raise SettingsError(f"{name} has no argument {_shown(key)}.{nearest(key, allowed)}")
     complete = {}
     for key, argument in arguments.items():
         value = given.get(key, argument.default)
@@ -477,9 +475,24 @@ def choose(task: str | None, num_inputs: int | None, image_shape: Sequence[int] 
         )  # fmt: skip
     size = "" if rows is None else f" of {rows:,} rows"
     size += "" if num_inputs is None else f" and {num_inputs:,} inputs" if rows is not None else f" of {num_inputs:,} inputs"
-    return "mlp", {"widths": [128, 128], "activation": "ReLU"}, (
+    return "mlp", {}, (
         f'model="auto": a table{size}, so "mlp" with two layers of 128 ReLU units: over 18 tables 0.95 of the way from no skill to the best method.'
     )  # fmt: skip
+
+
+def nearest(given: Any, allowed: Iterable[Any]) -> str:
+    """The end of an error about an unknown name: " Did you mean 'lr'?", else the few names that there are, else nothing.
+
+    >>> nearest("epoch", ["epochs", "lr"])
+    " Did you mean 'epochs'?"
+    """
+    names = [str(name) for name in allowed]
+    near = difflib.get_close_matches(str(given), names, n=1)
+    if not near:
+        near = [name for name in names if name.lower() == str(given).lower()]
+    if near:
+        return f" Did you mean {near[0]!r}?"
+    return f" There are: {', '.join(names)}." if 0 < len(names) <= 12 else ""
 
 
 # -- checking arguments ----------------------------------------------------------------------------------------------------------------------------------------
@@ -497,8 +510,7 @@ def _checked(model: str, key: str, argument: Argument, value: Any) -> Any:
         raise refuse("is missing")
     if argument.kind == "text":
         if not isinstance(value, str) or value not in argument.choices:
-            near = difflib.get_close_matches(str(value), argument.choices, n=1) or [word for word in argument.choices if word.lower() == str(value).lower()]
-            raise refuse("is not known" + (f", did you mean {near[0]!r}?" if near else ""))
+            raise refuse("is not known")
         return value
     if argument.kind in ("ints", "floats"):
         if not isinstance(value, (list, tuple)):

@@ -270,7 +270,8 @@ def _single(
         raise SettingsError(f"lr={rate!r} and optimizer.lr={arguments['lr']!r} contradict each other. Leave one of them out.")
     if not inspect.isclass(made_by):
         return _from_function(made_by, arguments, model, rate, groups)
-    accepted = inspect.signature(made_by).parameters
+    construct: Any = made_by
+    accepted = inspect.signature(construct).parameters
     torchs_own = getattr(torch.optim, label, None) is made_by
     said: list[str] = []
     if arguments.get("lr") == "auto":
@@ -293,7 +294,7 @@ def _single(
         raise SettingsError("LBFGS has no parameter groups: its step is one direction for all weights. Leave out groups=, or use another optimizer.")
     parameters: Any = [dict(options, params=[parameter for _, parameter in group]) for options, group in split]
     try:
-        optimizer = made_by(parameters[0]["params"] if len(split) == 1 and not split[0][0] else parameters, **arguments)
+        optimizer = construct(parameters[0]["params"] if len(split) == 1 and not split[0][0] else parameters, **arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise SettingsError(
             f"{label} cannot be built with {arguments}: {error}. It takes: {', '.join(name for name in accepted if name != 'params')}."
@@ -524,7 +525,7 @@ def make_schedule(spec: Any, optimizer: Any, *, epochs: int, steps_per_epoch: in
     `spec`: a name of torch.optim.lr_scheduler, a class, a function `scheduler(optimizer)`, a table `{"name": either, **arguments}`, or a list of these in sequence:
     each lasts its `"epochs"` (or `"steps"`), the last one the rest, and each starts from the rates as they were set (torch's SequentialLR).
     `"every"` is "step" for OneCycleLR and CyclicLR, else "epoch"; in a sequence that mixes them an epoch is `steps_per_epoch` steps. ReduceLROnPlateau moves after
-    a validation (`mode` is filled in). total_steps, T_max and total_iters are filled in with the length, max_lr with the optimizer's rates.
+    a validation (`mode` is filled in). total_steps, T_max and total_iters are filled in with the length (ConstantLR: where it is given), max_lr with the optimizer's rates.
 
     >>> optimizer = torch.optim.SGD(nn.Linear(2, 1).parameters(), lr=1.0)
     >>> schedule = make_schedule([{"name": "LinearLR", "epochs": 2}, "CosineAnnealingLR"], optimizer, epochs=10, steps_per_epoch=5)
@@ -558,7 +559,7 @@ def make_schedule(spec: Any, optimizer: Any, *, epochs: int, steps_per_epoch: in
             raise SettingsError(f"scheduler: nothing is left for {name}: the parts before it last all {total} {unit}s of the run.")
         period = 0 if every == "validation" else steps_per_epoch if (unit, every) == ("step", "epoch") else 1
         moves = math.ceil(rest / max(period, 1))
-        build, taken = _builder(table, moves, optimizer, mode)
+        build, taken = _builder(table, moves, optimizer, mode, length is not None)
         filled |= {f"{name}.{key}" if len(tables) > 1 else key: value for key, value in taken.items()}
         depends = depends or (length is None and any(key in taken for key in ("T_max", "total_steps", "total_iters")))
         stages.append(Stage(name, build, period, length))
@@ -603,7 +604,14 @@ def _every(table: dict[str, Any], optimizer: Any) -> str:
     if not inspect.isclass(cls):
         one = _each(optimizer)[0]
         before = _options([one])
-        cls = type(cls(one, **{key: value for key, value in table.items() if key not in ("name", "epochs", "steps")}))
+        try:
+            made = cls(one, **{key: value for key, value in table.items() if key not in ("name", "epochs", "steps")})
+        except TypeError as error:
+            raise SettingsError(
+                f"scheduler: the function {_label(cls)} failed on the optimizer: {error}. It is called as scheduler(optimizer) and returns a scheduler; "
+                'a function of the epoch goes into {"name": "LambdaLR", "lr_lambda": function}.'
+            ) from error
+        cls = type(made)
         _set_options([one], before)
     if issubclass(cls, lr_scheduler.ReduceLROnPlateau):
         if every not in (None, "validation"):
@@ -628,7 +636,7 @@ def _length(table: dict[str, Any], unit: str, steps_per_epoch: int, last: bool) 
             raise SettingsError(f'scheduler: {name} is followed by another, so it must say how long it lasts: "epochs": 2, or "steps": 500.')
         return None
     table.pop("steps_per_epoch", None)
-    given = length_epochs if length_steps is None else length_steps
+    given: Any = length_epochs if length_steps is None else length_steps
     valid = isinstance(given, (int, float)) and not isinstance(given, bool) and math.isfinite(given)
     length = given * (steps_per_epoch if length_steps is None and unit == "step" else 1) if valid else 0
     if round(length) < 1 or (unit == "epoch" and length != round(length)):
@@ -636,7 +644,7 @@ def _length(table: dict[str, Any], unit: str, steps_per_epoch: int, last: bool) 
     return round(length)
 
 
-def _builder(table: dict[str, Any], moves: int, optimizer: Any, mode: str | None) -> tuple[Callable[[Optimizer], Any], dict[str, Any]]:
+def _builder(table: dict[str, Any], moves: int, optimizer: Any, mode: str | None, bounded: bool = False) -> tuple[Callable[[Optimizer], Any], dict[str, Any]]:
     """(build(optimizer) -> scheduler, what was filled in)."""
     arguments = dict(table)
     made_by: Any = arguments.pop("name")
@@ -650,12 +658,14 @@ def _builder(table: dict[str, Any], moves: int, optimizer: Any, mode: str | None
             return scheduler
 
         return build_by_function, {}
-    accepted = inspect.signature(made_by).parameters
+    construct: Any = made_by
+    accepted = inspect.signature(construct).parameters
     nested = [_builder(_nested(one), moves, optimizer, mode) for one in arguments.pop("schedulers", [])]
     filled: dict[str, Any] = {}
-    for key, value in {"T_max": moves, "total_iters": moves, "total_steps": moves, "mode": mode}.items():
-        if key in accepted and key not in arguments and value is not None and not (key == "mode" and not issubclass(made_by, lr_scheduler.ReduceLROnPlateau)):
-            filled[key] = value
+    if not (made_by is lr_scheduler.ConstantLR and not bounded):  # constant to the end of the run would be another rate and no schedule: torch's 5 stands
+        filled |= {key: moves for key in ("T_max", "total_iters", "total_steps") if key in accepted and key not in arguments}
+    if mode is not None and issubclass(made_by, lr_scheduler.ReduceLROnPlateau) and "mode" not in arguments:
+        filled["mode"] = mode
     _check_names(name, arguments, {key: value for key, value in accepted.items() if key not in ("optimizer", "last_epoch")}, "scheduler")
     wants_rate = "max_lr" in accepted and "max_lr" not in arguments
     may_cycle = "cycle_momentum" in accepted and "cycle_momentum" not in arguments
@@ -669,7 +679,7 @@ def _builder(table: dict[str, Any], moves: int, optimizer: Any, mode: str | None
         if nested:
             extra["schedulers"] = [inner(one) for inner, _ in nested]
         try:
-            return made_by(optimizer=one, **(extra | arguments))
+            return construct(optimizer=one, **(extra | arguments))
         except (TypeError, ValueError) as error:
             takes = ", ".join(key for key in accepted if key not in ("optimizer", "last_epoch"))
             raise SettingsError(f"{name} cannot be built with {extra | arguments}: {error}. It takes: {takes}.") from error

@@ -1,4 +1,4 @@
-"""Pictures of splits and runs as matplotlib figures; matplotlib is imported only here, and only when a picture is asked for."""
+"""Pictures of a run as matplotlib figures."""
 
 from __future__ import annotations
 
@@ -7,17 +7,7 @@ from typing import Any
 import numpy as np
 
 from fivestep.errors import UsageError
-
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"  # Okabe & Ito's palette: told apart with any colour vision
-
-
-def figure(columns: int = 1) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    made = Figure(figsize=(6.4 * columns, 4.2), layout="constrained")
-    FigureCanvasAgg(made)  # no global pyplot state, no window
-    return made, made.subplots(1, columns)
+from fivestep.figures import BLUE, GREEN, GREY, ORANGE, figure
 
 
 def plot_run(run: Any, kind: str) -> Any:
@@ -59,25 +49,3 @@ def plot_predictions(run: Any) -> Any:
         axes.set(xlabel="actual", ylabel="predicted")
     axes.legend()
     return made
-
-
-def plot_splits(splits: Any) -> Any:
-    """How many rows each split has, and how the target is spread in each."""
-    made, (left, right) = figure(2)
-    parts = [part for part in (splits.train, splits.val, splits.test) if part is not None]
-    colours = dict(zip(("train", "val", "test"), (BLUE, ORANGE, GREEN)))
-    left.bar([part.name for part in parts], [len(part) for part in parts], color=[colours[part.name] for part in parts])
-    left.set(ylabel="rows")
-    for part in parts:
-        targets = splits.encoded(part).take(np_to_torch(len(part)) if splits.columns is not None else part.indices)[1]
-        if targets:
-            right.hist(np.asarray(targets[0], dtype=float).reshape(-1), bins=30, histtype="step", density=True, color=colours[part.name], label=part.name)
-    right.set(xlabel="target", ylabel="density")
-    right.legend()
-    return made
-
-
-def np_to_torch(count: int) -> Any:
-    import torch
-
-    return torch.arange(count)

@@ -1,0 +1,352 @@
+"""The commands of the shell, thin over `workflow`: each reads its options, calls, and prints.
+
+torch takes a second to import, so each command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fivestep.errors import CannotCreateError, DataError, FivestepError, MissingInputError, StorageError, UsageError
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False, rich_markup_mode=None, help="Any PyTorch model through the whole workflow."
+)
+
+Target = Annotated[str | None, typer.Option(help="The column to predict; several with commas.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Any setting: optimizer.momentum=0.9, model.width=64, data.missing=?, split.group=patient")]
+Config = Annotated[str | None, typer.Option(help="Settings from run.toml or RUN/settings.json.")]
+AsJson = Annotated[bool, typer.Option("--json", help="The result as one JSON object on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+
+
+@app.command()
+def fit(
+    data: Annotated[str, typer.Argument(help="CSV, TSV or Parquet file, or a folder of images.")],
+    target: Target = None,
+    val: Annotated[str | None, typer.Option(help="Validation rows in a file of their own.")] = None,
+    test: Annotated[str | None, typer.Option(help="Test rows in a file of their own.")] = None,
+    model: Annotated[str | None, typer.Option(help="auto, linear, mlp, resnet, cnn, or FILE.py:CLASS")] = None,
+    epochs: Annotated[int | None, typer.Option()] = None,
+    lr: Annotated[float | None, typer.Option()] = None,
+    batch_size: Annotated[int | None, typer.Option()] = None,
+    folder: Annotated[str | None, typer.Option(help="Where runs are kept (default: runs).")] = None,
+    name: Annotated[str | None, typer.Option(help="The run's name; default: the file's name and a number.")] = None,
+    config: Config = None,
+    set_: SetOption = None,
+    ignore: Annotated[list[str] | None, typer.Option(help="A finding's code not to be looked for.")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Split, check, train, score validation, save the model."""
+    from fivestep import workflow
+
+    settings, options, split, named_model = put_together(
+        config, set_, epochs=epochs, lr=lr, batch_size=batch_size, folder=folder, name=name, ignore=ignore or None
+    )
+    if target is not None:
+        options["target"] = target if "," not in target else target.split(",")
+    if options.get("target") is None and not Path(data).is_dir():
+        raise UsageError("Which column is to be predicted? Name it: --target COLUMN")
+    splits = data_and_splits(data, options, split, val, test)
+    unknown_settings(settings)
+    run = workflow.fit(model or named_model or "auto", splits, quiet=quiet, **settings)
+    scores = run.evaluate("val" if splits.val is not None else "train")
+    if run.folder is not None:
+        from fivestep.results import runs
+
+        runs.write(run.folder, "scores.json", scores.to_json())
+    if as_json:
+        emit({"run": str(run.folder) if run.folder else None, "scores": scores.to_json(), "epochs": len(run.history), "weights_sha256": run.weights_sha256,
+              "findings": [finding.to_json() for finding in run.findings]})  # fmt: skip
+        return
+    print(scores)
+    if run.folder is not None:
+        print(f"\nrun    {run.folder}\nmodel  {run.folder}/model.fivestep")
+        print(
+            f"next   fivestep predict {run.folder} NEW.csv -o out.csv"
+            + (f"\n       fivestep evaluate {run.folder} --split test" if splits.test is not None else "")
+        )
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="A run or an artifact.")],
+    file: Annotated[str, typer.Argument(help="CSV, TSV or Parquet with the same columns.")],
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Where predictions go (.csv or .parquet); default: CSV on stdout.")] = None,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="A column of probability for each class too.")] = False,
+    model_class: Annotated[str | None, typer.Option("--model", help="FILE.py:CLASS of a model of your own.")] = None,
+    sha256: Annotated[str | None, typer.Option("--expect-sha256", help="SHA-256 that MANIFEST.json must have.")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Predict the rows of a file, in its order, streaming."""
+    loaded = load_model(model, model_class, sha256)
+    written = predict_file(loaded, file, output, probabilities, quiet)
+    if as_json and output:
+        emit({"output": output, "rows": written})
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A run or an artifact.")],
+    file: Annotated[str | None, typer.Argument(help="A file with the target's column.")] = None,
+    split: Annotated[str | None, typer.Option(help="val or test rows of the run's own data.")] = None,
+    model_class: Annotated[str | None, typer.Option("--model", help="FILE.py:CLASS of a model of your own.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Scores with intervals and a no-skill baseline; looks at the test split are counted."""
+    loaded = load_model(model, model_class, None)
+    if file is not None:
+        scores = loaded.evaluate(file)
+    else:
+        scores = evaluate_split(Path(model), loaded, split or "val")
+    emit(scores.to_json()) if as_json else print(scores)
+
+
+@app.command()
+def check(
+    file: Annotated[str, typer.Argument(help="CSV, TSV or Parquet file.")],
+    target: Target = None,
+    config: Config = None,
+    set_: SetOption = None,
+    as_json: AsJson = False,
+) -> int:
+    """All problems of a file in one pass, and how each column is read."""
+    from fivestep.data.columns import inspect_file
+
+    _, options, _, _ = put_together(config, set_)
+    if not Path(file).exists():
+        raise MissingInputError(f"There is no file {file}.")
+    allowed = {key: options[key] for key in options if key in ("columns", "drop", "missing", "delimiter", "encoding", "decimal", "without_target", "weight")}
+    report = inspect_file(file, target=target or options.get("target"), **allowed)
+    if as_json:
+        emit({"problems": list(report.problems), "notes": list(report.notes)})
+    else:
+        print(report)
+    return 65 if report.problems else 0
+
+
+@app.command()
+def show(what: Annotated[str, typer.Argument(help="A run or an artifact.")], as_json: AsJson = False) -> None:
+    """What a run or an artifact holds."""
+    facts = describe_path(Path(what))
+    if as_json:
+        emit(facts)
+        return
+    for key, value in facts.items():
+        print(f"{key:14}{value if not isinstance(value, dict) else ', '.join(f'{k}={v}' for k, v in value.items())}")
+
+
+@app.command()
+def verify(what: Annotated[str, typer.Argument(help="A run or an artifact.")], as_json: AsJson = False) -> int:
+    """Every byte of an artifact against its manifest."""
+    from fivestep import workflow
+
+    if not Path(what).exists():
+        raise MissingInputError(f"There is nothing at {what}.")
+    problems = workflow.verify(what)
+    emit({"path": what, "problems": list(problems)}) if as_json else print("\n".join(problems) or f"{what}: sound")
+    return 66 if problems else 0
+
+
+@app.command()
+def demo(folder: Annotated[str, typer.Option(help="Where the runs are kept.")] = "runs", as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """The whole workflow on real data that comes with fivestep: penguins as a table, digits as images."""
+    from fivestep.apps.demo import run_demo
+
+    results = run_demo(folder, quiet=quiet)
+    if as_json:
+        emit(results)
+
+
+@app.callback()
+def options() -> None:
+    """Results on stdout, messages on stderr; --debug shows where an error happened."""
+
+
+def put_together(config: str | None, assignments: list[str] | None, **given: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], Any]:
+    """-> (settings of fit, options of Data.table, options of split, model): the config file, then --set, then the options that were typed."""
+    from fivestep import settings
+
+    table: dict[str, Any] = settings.read_config(config) if config else {}
+    recorded = table.pop("recorded_data", {})
+    recorded_model = table.pop("recorded_model", {})
+    for assignment in assignments or []:
+        path, value = settings.parse_assignment(assignment)
+        settings.put(table, path, value)
+    table |= {key: value for key, value in given.items() if value is not None}
+    data = dict(recorded.get("options", {})) | dict(table.pop("data", {}))
+    split = {key: value for key, value in recorded.get("split_options", {}).items() if key != "given"} | dict(table.pop("split", {}))
+    if isinstance(data.get("missing"), (str, int)):
+        data["missing"] = [str(data["missing"])]
+    if isinstance(data.get("drop"), str):
+        data["drop"] = [data["drop"]]
+    model_table = table.pop("model", None)
+    model: Any = None
+    if isinstance(model_table, dict):
+        model = model_table.pop("name", None)
+        if model_table:
+            table["model_args"] = dict(table.get("model_args", {})) | model_table
+    elif model_table is not None:
+        model = model_table
+    if model is None and recorded_model:
+        model = recorded_model.get("name") or f"{recorded_model.get('file')}:{recorded_model.get('qualname')}"
+        table["model_args"] = dict(recorded_model.get("args", {})) | dict(table.get("model_args", {}))
+    return table, data, split, model
+
+
+def data_and_splits(source: str, data: dict[str, Any], split: dict[str, Any], val: str | None, test: str | None) -> Any:
+    import inspect
+
+    from fivestep.data.data import Data, Splits
+    from fivestep.model.building import nearest
+
+    if not Path(source).exists():
+        raise MissingInputError(f"There is no file or folder {source}.")
+    if Path(source).is_dir():
+        made = Data.images(source, **{key: value for key, value in data.items() if key == "size"})
+    else:
+        allowed = inspect.signature(Data.table).parameters
+        for key in data:
+            if key not in allowed:
+                raise UsageError(f"--set data.{key}: Data.table has no such option.{nearest(key, allowed)}")
+        made = Data.table(source, **data)
+    if test or val:
+        read = (lambda path: Data.images(path)) if Path(source).is_dir() else (lambda path: Data.table(path, **data))
+        return Splits(made, val=read(val) if val else 0.15, test=read(test) if test else None)
+    return made.split(**split)
+
+
+def unknown_settings(settings: dict[str, Any]) -> None:
+    import inspect
+
+    from fivestep import workflow
+    from fivestep.model.building import nearest
+
+    allowed = [key for key in inspect.signature(workflow.fit).parameters if key not in ("model", "splits")]
+    for key in settings:
+        if key not in allowed:
+            raise UsageError(f"There is no setting {key!r}.{nearest(key, allowed)}")
+
+
+def load_model(path: str, model_class: str | None, sha256: str | None) -> Any:
+    from fivestep import workflow
+    from fivestep.model.building import load_file_class
+
+    if not Path(path).exists():
+        raise MissingInputError(f"There is no run or artifact at {path}.")
+    return workflow.load(path, load_file_class(model_class) if model_class else None, sha256=sha256)
+
+
+def predict_file(loaded: Any, file: str, output: str | None, probabilities: bool, quiet: bool) -> int:
+    """Read a file in chunks, predict each, write in order. The output appears under its name only when it is whole."""
+    import polars
+
+    predictor = loaded._predictor
+    if predictor.columns is None:
+        raise UsageError("This model was trained on arrays or images; from the shell only tables can be predicted. Use fs.load(...).predict(array) in Python.")
+    if not Path(file).exists():
+        raise MissingInputError(f"There is no file {file}.")
+    target = Path(output) if output else None
+    if target is not None and target.suffix not in (".csv", ".tsv", ".parquet"):
+        raise UsageError(f"-o {output}: the name must end in .csv, .tsv or .parquet.")
+    if target is not None and not target.parent.is_dir():
+        raise CannotCreateError(f"-o {output}: there is no folder {target.parent}.")
+    separator = "\t" if target is not None and target.suffix == ".tsv" else ","
+    notes: dict[str, None] = {}
+    kept, written = [], 0
+    temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}") if target is not None else None
+    stream = None
+    try:
+        stream = sys.stdout.buffer if temporary is None else open(temporary, "xb")  # noqa: SIM115  closed below, before the rename
+        for numbers, codes, chunk_notes in predictor.columns.iter_prediction_chunks(file):
+            notes |= dict.fromkeys(chunk_notes)
+            frame = polars.DataFrame(
+                {
+                    key: values.tolist() if values.dtype == object else values
+                    for key, values in predictor.frame(numbers, codes, probabilities=probabilities).items()
+                }
+            )
+            if target is not None and target.suffix == ".parquet":
+                kept.append(frame)  # predictions alone, a few numbers a row; the input is not kept
+            elif len(frame) or not written:
+                stream.write(frame.write_csv(include_header=not written and not kept, separator=separator).encode())
+            written += len(frame)
+        if kept:
+            polars.concat(kept).write_parquet(stream)  # type: ignore[arg-type]
+        stream.flush()
+        if temporary is not None and target is not None:
+            os.fsync(stream.fileno())
+            stream.close()
+            os.replace(temporary, target)
+    except OSError as error:
+        if isinstance(error, (BrokenPipeError, FivestepError)):
+            raise
+        raise StorageError(f"{output or 'stdout'} cannot be written: {error.strerror}. Nothing was left under that name.") from error
+    finally:
+        if temporary is not None:
+            if stream is not None:
+                stream.close()
+            temporary.unlink(missing_ok=True)
+    if not quiet:
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+        if target is not None:
+            print(f"{written:,} predictions in {target}", file=sys.stderr)
+    return written
+
+
+def evaluate_split(path: Path, loaded: Any, split: str) -> Any:
+    """A split of a run's own data: the file is read and split again as recorded, and must be the same file."""
+    from fivestep.data.data import Data
+    from fivestep.results import runs
+
+    if not (path / "settings.json").exists():
+        raise UsageError("An artifact knows no splits; name a file: fivestep evaluate MODEL FILE")
+    recorded = runs.read_settings(path).data
+    if recorded["kind"] not in ("table", "images") or recorded["split_options"].get("given"):
+        raise UsageError("The data of this run did not come from one file, so it cannot be split again here. Use run.evaluate(...) in Python, or name a file.")
+    if not Path(recorded["source"]).exists():
+        raise MissingInputError(f"The data of this run was {recorded['source']}, and it is not there any more.")
+    options = recorded["options"]
+    data = Data.table(recorded["source"], **options) if recorded["kind"] == "table" else Data.images(recorded["source"], **options)
+    splits = data.split(**recorded["split_options"])
+    if splits.fingerprint != recorded["fingerprint"]:
+        raise DataError(
+            f"{recorded['source']} has changed since this run: its rows or their split are not those the model was trained on. A score on it would not be honest."
+        )
+    return loaded.evaluate_part(splits, splits.part(split), folder=path)
+
+
+def describe_path(path: Path) -> dict[str, Any]:
+    from fivestep.results import artifact, runs
+
+    if not path.exists():
+        raise MissingInputError(f"There is no run or artifact at {path}.")
+    facts: dict[str, Any] = {}
+    model_path = path
+    if (path / "settings.json").exists():
+        settings = runs.read_settings(path)
+        history = runs.read_history(path)
+        facts |= {"run": str(path), "data": settings.data.get("source"), "rows": settings.data.get("sizes"), "settings": settings.asked, "epochs": len(history)}
+        if history:
+            facts["last epoch"] = {key: value for key, value in history[-1].items() if key in ("train_loss", "val_loss")}
+        model_path = path / "model.fivestep"
+        if not model_path.exists():
+            return facts | {"model": "none: the run has not ended"}
+    found = artifact.read_artifact(model_path)
+    tensors = sum(tensor.numel() for tensor in found.state.values())
+    recipe = found.recipe
+    facts |= {"model": recipe.get("name") or recipe.get("qualname") or recipe.get("class"), "model args": recipe.get("args", {}), "numbers": f"{tensors:,}"}
+    return facts | {"task": found.decoding.get("task"), "classes": found.decoding.get("classes"), "sha256": found.digest}
+
+
+def emit(value: Any) -> None:
+    print(json.dumps(value, allow_nan=False, default=str))

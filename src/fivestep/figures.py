@@ -1,0 +1,16 @@
+"""An empty figure and the colours of all pictures. matplotlib is imported only when a picture is asked for, and no window or global state is touched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"  # Okabe & Ito's palette: told apart with any colour vision
+
+
+def figure(columns: int = 1) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(6.4 * columns, 4.2), layout="constrained")
+    FigureCanvasAgg(made)  # no global pyplot state, no window
+    return made, made.subplots(1, columns)

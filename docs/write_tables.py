@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from fivestep.checks.catalogue import CATALOGUE
 from fivestep.model.losses import LOSSES
 
 DOCS = Path(__file__).parent
@@ -59,7 +60,46 @@ def losses_page() -> str:
     return LOSSES_HEAD + "\n".join(rows) + "\n\n" + "\n".join(notes) + "\n"
 
 
-PAGES: dict[str, Callable[[], str]] = {"losses.md": losses_page}
+FINDINGS_HEAD = """# What fivestep looks for
+
+<!-- Written by docs/write_tables.py from src/fivestep/checks/catalogue.py: change it there, then `make docs`. -->
+
+`fit` looks before it trains, while it trains and afterwards; `fs.check(model, splits)` takes the same arguments and trains nothing. A finding says what was seen
+(with values), what it would cause and what to do. An **error** stops the run before anything is wasted, a **warning** is shown, a **note** is kept in the
+record; the table gives the loudest a rule can be. `ignore=["D13"]` (in the shell `--ignore D13`) accepts a finding, `fivestep explain D13` tells what stands
+here.
+
+*When*: **data** is looked at as it is; **probe** runs copies of the model before the run; **during** and **after** watch the history; **never** needs no rule,
+as the loop makes the mistake impossible or torch itself says it aloud.
+"""
+
+LETTERS = {
+    "C": "The checks themselves",
+    "D": "Data",
+    "S": "Split and leakage",
+    "M": "Model",
+    "L": "Loss and target",
+    "O": "Optimizer and learning rate",
+    "T": "Dynamics of training",
+    "E": "Evaluation",
+    "P": "Saving and loading",
+    "I": "Prediction",
+}
+
+
+def findings_page() -> str:
+    parts = [FINDINGS_HEAD]
+    for letter in sorted({rule.letter for rule in CATALOGUE.values()}, key=list(LETTERS).index):
+        parts.append(f"\n## {letter}: {LETTERS[letter]}\n\n| code | name | when | at most | what happens | wrong | right |\n|---|---|---|---|---|---|---|\n")
+        for rule in CATALOGUE.values():
+            if rule.letter == letter:
+                code = ["" if text == "-" else f"`{text}`" for text in (rule.wrong, rule.right)]
+                cells = [rule.code, rule.name, rule.when, rule.severity, rule.explanation, *code]
+                parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
+    return "".join(parts)
+
+
+PAGES: dict[str, Callable[[], str]] = {"losses.md": losses_page, "findings.md": findings_page}
 
 
 def outdated() -> list[str]:

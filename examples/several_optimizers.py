@@ -28,7 +28,7 @@ def main():
         loss="MSELoss",
         # Patterns over the names of parameters, the first that fits wins. Muon (Jordan 2024) takes matrices only, so the biases go to AdamW.
         optimizer={"body.*.weight": {"name": "Muon", "lr": 2e-2}, "*": {"name": "AdamW", "lr": 3e-3}},
-        scheduler=[{"name": "LinearLR", "start_factor": 0.1, "total_iters": 3}, {"name": "CosineAnnealingLR"}],
+        scheduler=[{"name": "LinearLR", "start_factor": 0.1, "epochs": 3}, {"name": "CosineAnnealingLR"}],
         clip_norm=1.0,
         epochs=30,
     )

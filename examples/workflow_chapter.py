@@ -41,7 +41,7 @@ def main():
     plt.savefig("predictions.png")
 
     # 5. Saved, loaded, and the same predictions to the last bit.
-    run.save("line.fivestep")
+    run.save("line.fivestep", replace=True)
     loaded = fs.load("line.fivestep", model=Line)
     print("loaded predictions are equal:", torch.equal(loaded.predict(x_test), predictions))
 

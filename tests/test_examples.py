@@ -16,7 +16,7 @@ PRINTED = {
     "gan": "samples mean",
     "images": "predictions ",
     "several_optimizers": "learning rates by epoch",
-    "table": "Gentoo",
+    "table": "probability_Gentoo",
     "token_dict": "accuracy",
     "two_inputs": "the same flat in district 4: +1.",
     "vae": "radius of new samples: ",

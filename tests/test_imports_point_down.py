@@ -32,6 +32,7 @@ PLACES = {
     "fivestep.seeds": 8,
     "fivestep.settings": 8,
     "fivestep.files": 8,
+    "fivestep.figures": 8,
     "fivestep.tensors": 8,  # a state_dict as bytes; uses files
     "fivestep.datasets": 8,
     "fivestep.errors": 9,

@@ -54,7 +54,6 @@ _HOME = {
     "Scores": "fivestep.model.scores",
     "load": "fivestep.workflow",
     "verify": "fivestep.workflow",
-    # improve
     # findings and errors
     "Finding": "fivestep.checks.findings",
     "FivestepError": "fivestep.errors",

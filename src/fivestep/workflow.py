@@ -160,6 +160,7 @@ class Session:
     said: list[str] = field(default_factory=list)
     started: float = field(default_factory=clock.perf_counter)
     weights_report: Any = None
+    can_predict: bool = True
     batch_size: int = 32
     simulate_schedule: Any = None
     user_metrics: dict[str, Callable[..., Any]] = field(default_factory=dict)
@@ -200,7 +201,13 @@ def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
     # data, encoded by what the training rows say
     encoded = {part.name: as_model_sees(splits, part, dtype) for part in (splits.train, splits.val, splits.test) if part is not None}
     pick = picker(ask["output"])
-    outputs = first_outputs(module, encoded["train"], device, pick, seed, skip=ask["compute"] is not None or ask["step"] is not None)
+    own_step = ask["compute"] is not None or ask["step"] is not None
+    try:
+        outputs = first_outputs(module, encoded["train"], device, pick, seed)
+    except SettingsError:
+        if not own_step:
+            raise
+        outputs = None  # with compute= or step= forward need not take the training rows (a GAN's takes noise)
 
     # loss, targets, decoding
     task = splits.task
@@ -355,7 +362,7 @@ def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
     settings = Settings(asked_settings(arguments), chosen, data_record(splits), built.recipe)
     session = Session(
         arguments, settings, splits, built, training, plan, decoding, raw_loss, loss_name, predictor, task, device, None, encoded, targets_in_unit, evaluate_loss,
-        said=said, weights_report=report, batch_size=batch_size, user_metrics=user_functions(ask["metrics"]),
+        said=said, can_predict=outputs is not None, weights_report=report, batch_size=batch_size, user_metrics=user_functions(ask["metrics"]),
         simulate_schedule=None if schedule is None else gate.simulated(
             lambda dummy: (optimizers.make_schedule(ask["scheduler"], dummy, epochs=num_epochs, steps_per_epoch=train_batches.steps(0)), train_batches.steps(0)), optimizer
         ),
@@ -396,6 +403,7 @@ def finish(session: Session) -> Run:
         seed=ask["seed"],
         watched_test=session.training.test_looks,
         evaluate_loss=session.evaluate_loss,
+        can_predict=session.can_predict,
     )
     if (
         ask["calibrate"]
@@ -408,8 +416,7 @@ def finish(session: Session) -> Run:
         run.calibrate()
     if session.folder is not None:
         runs.write(session.folder, "findings.json", [finding.to_json() for finding in session.findings])
-        if run.can_predict:
-            run.save(session.folder / "model.fivestep")
+        run.save(session.folder / ("model.fivestep" if run.can_predict else "weights.safetensors"))
     return run
 
 
@@ -574,11 +581,9 @@ def unpack_as(source: Any, dtype: torch.dtype, collated: Any) -> tuple[Any, tupl
     return map_tensors(as_dtype, inputs), map_tensors(as_dtype, targets), weights
 
 
-def first_outputs(module: nn.Module, source: Any, device: torch.device, pick: Any, seed: int, *, skip: bool) -> Any:
+def first_outputs(module: nn.Module, source: Any, device: torch.device, pick: Any, seed: int) -> Any:
     """The model's outputs for the first training rows: their shape decides loss and targets. Also what gives a lazy module its shapes, under the run's seed."""
     batch = Batch(*source.take(torch.arange(min(len(source), 8))))
-    if skip and not any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters()):
-        return None
     inputs = mover(device)(batch.inputs)
     with seeds.restored(seeds.derive(seed, "probe")), loop.evaluating(module):
         try:

@@ -567,3 +567,40 @@ def test_every_problem_of_the_catalogue_ends_with_a_way_out(tmp_path):
         assert report.problems, name
         for problem in report.problems:
             assert re.search(r"[a-z_]+=\S|sed -i|tr -|Put a line", problem), problem
+
+
+def test_a_repeated_header_is_one_problem_and_not_a_stray_word_in_each_column(tmp_path):
+    report = inspect_file(csv_file(tmp_path, "x,y\n1,2\n3,4\nx,y\n5,9\n"))
+    assert len(report.problems) == 1 and report.num_rows == 3 and {line.kind for line in report.columns.lines} == {"number"}
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(
+        st.tuples(*[st.sampled_from(["", "1", "2.5", "NA", "x", "yes", "no", "2024-01-02", "12:30", "1e400", "?", "é ", "true", "1,5"]) for _ in range(3)]),
+        min_size=1,
+        max_size=30,
+    ),
+    st.sampled_from([None, "a", ["a", "b"]]),
+    st.sampled_from(["refuse", "drop"]),
+)
+def test_any_table_is_typed_fitted_and_read_again_or_refused_by_a_typed_error(rows, target, without_target):
+    table = read_table({name: [row[at] for row in rows] for at, name in enumerate("abc")})
+    try:
+        typed = read_columns(table, target=target, without_target=without_target)
+    except DataError as error:
+        assert all(error.problems)
+        return
+    half = range(0, len(typed), 2)
+    for categories in ("onehot", "codes"):
+        columns = Columns.fit(typed, half, categories=categories)
+        encoded = columns.encode(typed)
+        assert torch.isfinite(encoded if categories == "onehot" else encoded[0]).all()
+        assert Columns.from_json(json.loads(json.dumps(columns.to_json()))) == columns
+        again = columns.read_for_prediction(typed.table)
+        for one, other in zip(again[:2], columns.raw(typed)):
+            assert torch.equal(one.nan_to_num(), other.nan_to_num())
+        if target is not None:
+            assert torch.equal(columns.targets(typed.table), columns.targets(typed))
+        if categories == "onehot":
+            assert encoded.shape == (len(typed), len(columns.input_names))

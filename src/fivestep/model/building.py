@@ -86,7 +86,7 @@ def build_model(model: Any, model_args: Mapping[str, Any] | None = None, *, fact
         said.append(sentence)
     if isinstance(model, str) and model in models.BUILT_IN:
         filled = {key: _plain(known[key]) for key in models.BUILT_IN[model].arguments if key in known and key not in args}
-        complete = models.complete_arguments(model, args | filled)
+        complete = models.complete_arguments(model, {key: _plain(value) for key, value in args.items()} | filled)
         with seeds.restored(seed):
             module = models.build_built_in(model, complete)
         return Built(module, {"kind": "built-in", "name": model, "args": complete}, True, None, True, tuple(said))
@@ -371,8 +371,9 @@ def _attribute(module: Any, qualname: str, shown: str) -> Any:
     for part in qualname.split("."):
         if not hasattr(found, part):
             own = [key for key, value in vars(module).items() if not key.startswith("_") and (inspect.isclass(value) or inspect.isfunction(value))]
-            here = [key for key in own if getattr(vars(module)[key], "__module__", None) == module.__name__]
-            raise SettingsError(f"{shown}: there is no {qualname}.{nearest(qualname, here or own)}")
+            here = [key for key in own if inspect.isclass(vars(module)[key]) and vars(module)[key].__module__ == module.__name__]
+            near = nearest(qualname, own)
+            raise SettingsError(f"{shown}: there is no {qualname}.{near if 'mean' in near else nearest(qualname, here)}")
         found = getattr(found, part)
     return found
 

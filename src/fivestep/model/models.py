@@ -186,7 +186,7 @@ class Ensemble(nn.Module):
         others = [column for column in range(num_inputs) if column not in is_number]
         self.register_buffer("others", torch.tensor(others, dtype=torch.int64), persistent=False)
 
-        # Uniform draws throughout: normal ones take a second on the meta device (they import torch._refs), where an artifact's shapes are looked up.
+        # Uniform draws throughout: a normal one takes a second on the meta device (it imports sympy and torch._dynamo), where an artifact's shapes are looked up.
         def drawn(bound: float, *shape: int) -> nn.Parameter:
             return nn.Parameter(nn.init.uniform_(torch.empty(shape), -bound, bound))
 
@@ -314,9 +314,8 @@ class Argument:
             allowed = "one of " + ", ".join(map(repr, self.choices))
         else:
             word = {"int": "a whole number", "float": "a number", "ints": "a list of whole numbers", "floats": "a list of numbers"}[self.kind]
-            allowed = f"{word} from {self.low:g} to {self.high:g}" if self.kind == "float" else f"{word} from {int(self.low):,} to {int(self.high):,}"
-            if self.kind == "floats":
-                allowed = word
+            low, high = (f"{bound:g}" if self.kind in ("float", "floats") else f"{int(bound):,}" for bound in (self.low, self.high))
+            allowed = f"{word} from {low} to {high}"
         return allowed + (" or None" if self.default is None else "")
 
 
@@ -383,8 +382,8 @@ BUILT_IN: dict[str, Architecture] = {
             "cosine_outputs": Argument("int", 0, 256, 3),
             "frequency": Argument("float", 0.0, 1e6, 0.1),
             "number_columns": Argument("ints", 0, MAX_INPUTS - 1, None, length=(0, MAX_INPUTS)),
-            "center": Argument("floats", -math.inf, math.inf, None, length=(0, MAX_INPUTS)),
-            "scale": Argument("floats", -math.inf, math.inf, None, length=(0, MAX_INPUTS)),
+            "center": Argument("floats", -3e38, 3e38, None, length=(0, MAX_INPUTS)),
+            "scale": Argument("floats", 1e-37, 3e38, None, length=(0, MAX_INPUTS)),
             "task": Argument("text", default=None, choices=TASKS),
             **_CODES,
         },
@@ -524,7 +523,7 @@ def _checked(model: str, key: str, argument: Argument, value: Any) -> Any:
         if isinstance(entry, bool) or not isinstance(entry, int if whole else (int, float)):
             raise refuse(f"is of type {type(entry).__name__}" if entries is not value else f"holds {_shown(entry)}")
         # Compared before float(): an int of a thousand digits has none.
-        if not (argument.low <= entry <= argument.high) or (isinstance(entry, float) and not math.isfinite(entry)) or abs(entry) > 1e300:
+        if not argument.low <= entry <= argument.high:  # NaN is neither
             raise refuse("is out of bounds" if entries is not value else f"holds {_shown(entry)}, which is out of bounds")
     plain: list[Any] = [entry if whole else float(entry) for entry in entries]
     return plain if entries is value else plain[0]
@@ -560,10 +559,6 @@ def _check_together(name: str, args: dict[str, Any]) -> None:
         for key in ("center", "scale"):
             if args[key] is not None and len(args[key]) != numbers:
                 raise SettingsError(f"ensemble: {key} has {len(args[key])} values for {numbers} numbers; give one for each, as median_and_quartiles does.")
-            if args[key] is not None and any(abs(value) > 3.4e38 for value in args[key]):
-                raise SettingsError(f"ensemble: {key} holds values beyond float32.")
-        if args["scale"] is not None and any(value < 1e-37 for value in args["scale"]):
-            raise SettingsError("ensemble: scale must be positive (numbers are divided by it).")
 
 
 def _tensors_of(name: str, complete: dict[str, Any]) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:

@@ -186,4 +186,4 @@ def _shapes_of(value: Any) -> str:
         return "{" + ", ".join(f"{key}: {_shapes_of(part)}" for key, part in value.items()) + "}"
     if isinstance(value, (tuple, list)):
         return "(" + ", ".join(map(_shapes_of, value)) + ")"
-    return type(value).__name__
+    return "None" if value is None else type(value).__name__

@@ -30,6 +30,8 @@ SELF_TEST_ROWS = 8
 class Model:
     """A trained model that was loaded: `predict`, `evaluate`, `full_model`; `model` is the module itself."""
 
+    can_predict = True  # whether forward takes the training rows: not so for a GAN, whose `step=` calls its parts itself
+
     def __init__(self, predictor: Predictor, *, task: str | None, recipe: dict[str, Any], facts: dict[str, Any] | None = None):
         self._predictor, self._task, self._recipe, self.facts = predictor, task, recipe, facts or {}
 
@@ -85,17 +87,22 @@ class Model:
     def classes(self) -> tuple[Any, ...] | None:
         return self._predictor.decoding.classes
 
-    @property
-    def can_predict(self) -> bool:
-        return True
-
     def predict(self, rows: Any, *, probabilities: bool = False, spread: bool = False) -> Any:
         """Predictions in the target's unit or label names, in input order, on the CPU, in the kind of container given (a path gives a polars frame)."""
         if spread:
             raise UsageError("spread=True needs a model of several members; this model has one. ")
+        return self._predictor.predict(self._as_trained(rows), probabilities=probabilities)
+
+    def _as_trained(self, rows: Any) -> Any:
+        """Rows as the training data was made of such rows: images get their channel axis and 0..1, a `Data` gives its table or Source."""
         if isinstance(rows, Data):
-            rows = rows.typed.table if rows.kind == "table" else rows.source
-        return self._predictor.predict(rows, probabilities=probabilities)
+            return rows.typed if rows.kind == "table" else rows.source
+        if self.facts.get("kind") == "images" and (isinstance(rows, Tensor) or hasattr(rows, "__array__")):
+            from fivestep.data.images import image_arrays
+
+            images = image_arrays(rows)[0]
+            return images if isinstance(rows, Tensor) else images.numpy()
+        return rows
 
     def evaluate(self, data: Any, *, metrics: Any = None) -> scoring.Scores:
         """Scores with 95 % intervals on rows whose targets are known: a path or frame for tables, a `Data`, or `(inputs, targets)`."""
@@ -106,7 +113,7 @@ class Model:
             targets = predictor.columns.targets(table)
         else:
             if isinstance(data, (tuple, list)) and len(data) == 2:
-                data = Data.arrays(data[0], data[1])
+                data = Data.arrays(self._as_trained(data[0]), data[1])
             source = as_source(data)[0]
             targets = source.targets[0] if getattr(source, "targets", ()) else None
         if targets is None:
@@ -165,6 +172,11 @@ class Model:
     def save(self, path: str | Path, *, replace: bool = False) -> Path:
         """Write the artifact (a folder); or the plain `state_dict` where the path ends in .pt, .pth or .safetensors."""
         path = Path(path)
+        if not self.can_predict and path.suffix not in (".pt", ".pth", ".safetensors"):
+            raise UsageError(
+                f"An artifact proves its predictions when it is loaded, and this model's forward does not take the training rows (a GAN's step=?). Save the "
+                f"plain weights: run.save({path.stem!r} + '.safetensors')."
+            )
         state = {name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
         if path.suffix in (".pt", ".pth", ".safetensors"):
             return artifacts.save_state_dict(path, state)
@@ -214,24 +226,21 @@ class Run(Model):
         targets_in_unit: Callable[[str], Tensor | None],
         seed: int,
         watched_test: int,
-        evaluate_loss: Callable[[str], float],
+        evaluate_loss: Callable[[str], float | None],
+        can_predict: bool = True,
     ):
         super().__init__(predictor, task=task, recipe=recipe)
         self.splits, self.history, self.settings, self.findings, self.folder = splits, history, settings, findings, folder
         self._metrics, self._encoded, self._targets, self._seed, self._watched_test = metrics, encoded, targets_in_unit, seed, watched_test
-        self._evaluate_loss = evaluate_loss
+        self._evaluate_loss, self.can_predict = evaluate_loss, can_predict
         self.facts = {
             "rows": {name: len(source) for name, source in encoded.items()},
+            "kind": splits.train.data.kind,
             "data_fingerprint": splits.fingerprint,
             "output": settings.asked.get("output") if isinstance(settings.asked.get("output"), (str, int)) else None,
             "model_facts": {"num_inputs": splits.num_inputs, "num_outputs": splits.num_outputs, "num_categories": splits.num_categories},
             "weights_sha256": building.parameter_hash(predictor.module.state_dict()),
         }
-
-    @property
-    def can_predict(self) -> bool:
-        """Whether the model's forward gives predictions: not where a GAN's `step` or an own `compute` holds several models together."""
-        return type(self.model).forward is not nn.Module.forward and self._predictor.decoding is not None
 
     @property
     def weights_sha256(self) -> str:

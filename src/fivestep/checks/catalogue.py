@@ -1,0 +1,184 @@
+"""The catalogue of silent mistakes: what `fivestep explain CODE` prints. Data only.
+
+The letter of a code is the stage: D data, S split and leakage, M model, L loss and target, O optimizer and rate, T dynamics, E evaluation, P persistence, I inference.
+`when`: "data" (from data or module alone), "probe" (on copies before the run), "during", "after", or "never" where the loop makes the mistake impossible or torch says it
+aloud. `severity` is what the rule gives at most. `wrong` and `right` are a line each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One entry: a code's short name, when it is looked for, how loud it is, what happens and why, and the mistake beside its mend."""
+
+    code: str
+    name: str
+    when: str
+    severity: str
+    explanation: str
+    wrong: str
+    right: str
+
+    @property
+    def letter(self) -> str:
+        return self.code[0]
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.name} ({self.when}, {self.severity})\n\n{self.explanation}\n\n  wrong  {self.wrong}\n  right  {self.right}"
+
+
+ENTRIES = (
+    Rule("C00", "Could not be checked", "probe", "note", "A rule needed something that this model, data or loss does not offer (it cannot be copied, it is no tensor, it refused a made-up batch). The reason stands in the note.", "-", "-"),
+    # data
+    Rule("D01", "One column dwarfs the rest", "data", "warning", "A column with a spread over 30 and over 100 times the usual one dominates every first product. The loss starts huge, units saturate, the other columns never matter. Quiet where the model brings the scales together itself (BatchNorm first).", "x = torch.stack([age, income_in_cents], 1)", "x = (x - train.mean(0)) / train.std(0)"),
+    Rule("D02", "Raw 0-255 pixels", "data", "warning", "Bytes of a picture are 100 times larger than what default weights are made for.", "x = images.float()", "x = images.float() / 127.5 - 1"),
+    Rule("D03", "NaN or infinity in the data", "data", "error", "One NaN cell makes the loss NaN and, a step later, every weight. A note where the model masks them and loss and gradients stay finite.", "x = torch.tensor(frame.values)", "frame = frame.fillna(train_median)"),
+    Rule("D04", "A code for missing taken as a number", "data", "warning", "-999 or 9999 repeated exactly, far outside all other values, is a missing value. As a number it sets the column's scale.", "age = [34, 51, -999, 28]", "missing=['-999']"),
+    Rule("D05", "No relation between rows and targets", "after", "warning", "Neither neighbours nor single columns tell anything about the targets, and training did not beat a constant on validation rows. Often features and labels were shuffled or sorted apart.", "x = x[torch.randperm(n)]  # and y stays", "order = torch.randperm(n); x, y = x[order], y[order]"),
+    Rule("D06", "A column (or everything) is constant", "data", "error", "What never varies teaches nothing; if all inputs are constant only the share of each target can be learnt.", "x = torch.zeros(n, d)", "-"),
+    Rule("D07", "One row for every index", "data", "error", "A Dataset that does not use its index, or a loop variable captured late, gives the same row again and again.", "def __getitem__(self, i): return self.x[0], self.y[i]", "def __getitem__(self, i): return self.x[i], self.y[i]"),
+    Rule("D08", "Reading changes the data", "data", "error", "An in-place operation inside __getitem__ changes what is stored: rows drift a little at each reading.", "x = self.x[i]; x += noise", "x = self.x[i] + noise"),
+    Rule("D09", "Same row, other label", "data", "warning", "Rows that occur exactly again with different targets put a ceiling on accuracy.", "two annotators, both rows kept", "one row, the vote as its label"),
+    Rule("D10", "Channels last, reshaped as channels first", "data", "warning", "Reshaping (N, H, W, C) to (N, C, H, W) scrambles pixels; only permute keeps the picture.", "x.reshape(n, 3, h, w)", "x.permute(0, 3, 1, 2)"),
+    Rule("D11", "Integer division emptied the inputs", "data", "error", "bytes // 255 is 0 for all but white.", "x = images // 255", "x = images / 255"),
+    Rule("D12", "Precision does not fit", "data", "warning", "float16 ends at 65504; mixed precisions are cast or fail.", "x.half()  # with values of 1e5", "x.bfloat16(), or scale first"),
+    Rule("D13", "Row number used as a feature", "data", "warning", "A column that counts the rows of a sorted file predicts perfectly inside the file and nothing outside.", "features = frame.columns", "Data.table(frame, target, drop=['id'])"),
+    Rule("D14", "Category codes fed as numbers", "data", "warning", "Codes have no order; a linear layer gives them one. Told by target means that jump from code to code.", "x = city_code.float()", "columns={'city': 'category'}"),
+    Rule("D15", "Scaled twice", "data", "warning", "Inputs that never exceed 0.02 leave the first layer with almost nothing.", "x = x / 255 / 255", "x = x / 255"),
+    Rule("D16", "The same column twice", "data", "warning", "Two columns with a correlation over 0.9999 share one effect by chance.", "celsius and fahrenheit", "drop one"),
+    Rule("D17", "Augmentation changes the label", "probe", "warning", "If an augmented row looks like another class, its label is wrong.", "horizontal flip of a left arrow", "small shifts, noise"),
+    Rule("D18", "Sorted rows without shuffling", "data", "warning", "Batches of one class each pull the weights to and fro; the last one wins.", "shuffle=False", "shuffle=True"),
+    Rule("D19", "Padding counted as data", "probe", "warning", "If the output changes with the number of padding items, a row's answer depends on its neighbours in the batch.", "h.mean(1)", "(h * mask).sum(1) / mask.sum(1)"),
+    Rule("D20", "A large offset in float32", "data", "warning", "float32 has 24 bits: unix seconds have steps of 128 s.", "t.float()", "(t - t.min()).float()"),
+    Rule("D21", "Numbers read as text", "data", "warning", "One odd value makes a column text, and each number a category of its own.", "['1.5', '2.25', 'n/a']", "missing=['n/a']"),
+    # split and leakage
+    Rule("S01", "Duplicate rows across splits", "data", "warning", "Rows that stand in training and test are remembered, not predicted. Quiet for discrete data, whose rows repeat by chance.", "split(frame)", "split(frame.drop_duplicates())"),
+    Rule("S02", "Groups cross the splits", "data", "warning", "Rows of one patient on both sides let the model recognise the patient.", "split()", "split(group='patient')"),
+    Rule("S03", "Random split of a time series", "data", "warning", "Neighbours in time resemble each other: a random split tests interpolation.", "split()", "split(time='day')"),
+    Rule("S04", "A feature known only afterwards", "data", "warning", "One column alone tells the answer: usually it was written after the outcome.", "'refund_amount' for 'complained'", "drop=['refund_amount']"),
+    Rule("S05", "The target among the inputs", "data", "warning", "A column is the target, or the target in another unit.", "price and price_in_dollars", "drop=['price_in_dollars']"),
+    Rule("S06", "A class absent from training", "data", "warning", "What was never seen cannot be predicted.", "split() with classes of two rows", "split(stratify=...)"),
+    Rule("S07", "Scaled over all rows", "data", "note", "Means of exactly zero over all rows tell that test rows took part in the scaling.", "scale(x); split(x)", "split(x); scale by train"),
+    Rule("S08", "Target encoding over all rows", "data", "warning", "A category's mean target that contains the row's own target hands it over.", "frame.groupby('shop').y.transform('mean')", "means of the other folds"),
+    Rule("S09", "Validation rows inside training", "data", "warning", "Validation on training rows cannot warn of overfitting.", "Splits(train, val=train)", "Splits(train, val=.15)"),
+    Rule("S10", "Validation set too small", "data", "warning", "With twenty rows one lucky epoch looks like progress.", "val=.01", "val=.15"),
+    Rule("S11", "Ordered split of ordered data", "data", "warning", "Sorted rows cut in order give two populations.", "split(shuffle=False)", "split()"),
+    Rule("S13", "Augmented copies across splits", "data", "warning", "Jittered copies made before the split stand on both sides.", "augment(x); split(x)", "split(x); fit(augment=...)"),
+    Rule("S14", "Splits prepared differently", "data", "warning", "Training standardised, test raw: the model sees numbers it never met.", "x_test raw", "x_test = (x_test - mean) / std"),
+    Rule("S15", "Label map differs between splits", "after", "warning", "High accuracy in training and below chance in validation, and a renaming of the labels mends it.", "LabelEncoder().fit(val)", "encoder.transform(val)"),
+    Rule("S16", "Placeholder labels", "data", "warning", "A split whose targets are all one value was never labelled.", "y_test = zeros", "predict, do not score"),
+    # model
+    Rule("M01", "super().__init__ forgotten", "never", "error", "torch says it aloud at the first assignment.", "def __init__(self): self.a = ...", "super().__init__()"),
+    Rule("M02", "Unregistered layers or tensors", "data", "warning", "Layers in a plain list and tensors without nn.Parameter are neither trained nor saved.", "self.layers = [nn.Linear(2, 2)]", "self.layers = nn.ModuleList(...)"),
+    Rule("M03", "A layer built inside forward", "probe", "warning", "It is random at every call and never trained.", "def forward(self, x): return nn.Linear(4, 2)(x)", "self.out = nn.Linear(4, 2)"),
+    Rule("M04", "The graph is cut", "probe", "warning", "detach, data, numpy, argmax or a comparison stop the gradient: everything before stays as initialised.", "self.head(h.detach())", "self.head(h)"),
+    Rule("M05", "A gradient of exactly zero", "probe", "warning", "A parameter whose gradient is zero in every batch never moves.", "x * 0 + skip", "-"),
+    Rule("M06", "Rows of a batch are mixed", "probe", "warning", "view in place of transpose, or batch_first forgotten, lets one row's output depend on another row.", "x.view(t, n, f)", "x.transpose(0, 1)"),
+    Rule("M07", "Softmax or centring over the batch", "probe", "warning", "A prediction then depends on which rows stand beside it.", "x.softmax(0)", "x.softmax(-1)"),
+    Rule("M08", "Dead ReLUs at the start", "probe", "warning", "Units that fire for no row have no gradient and never will.", "nn.init.constant_(bias, -10)", "nn.init.zeros_(bias)"),
+    Rule("M09", "Output cannot reach the targets", "probe", "warning", "A ReLU, sigmoid or tanh at the end of a regression bounds what can be predicted.", "nn.Sequential(..., nn.Linear(8, 1), nn.ReLU())", "nn.Sequential(..., nn.Linear(8, 1))"),
+    Rule("M10", "ReLU on logits", "probe", "warning", "A logit cut at zero has no gradient there; classes die.", "F.relu(self.out(x))", "self.out(x)"),
+    Rule("M11", "No activation between layers", "probe", "warning", "Linear after linear is linear.", "Sequential(Linear(4, 8), Linear(8, 2))", "Sequential(Linear(4, 8), ReLU(), Linear(8, 2))"),
+    Rule("M12", "Input columns ignored", "probe", "warning", "The output does not change with a column: usually a slice is off by one.", "self.f(x[:, 1:])", "self.f(x)"),
+    Rule("M13", "A layer is defined and never called", "probe", "warning", "The model is smaller than it looks.", "def forward(self, x): return self.out(x)", "self.out(self.hidden(x))"),
+    Rule("M14", "One layer repeated by multiplication", "data", "warning", "[layer] * 3 is one layer three times.", "nn.ModuleList([nn.Linear(4, 1)] * 3)", "nn.ModuleList([nn.Linear(4, 1) for _ in range(3)])"),
+    Rule("M15", "Constant initialisation", "probe", "warning", "Units that start equal get equal gradients and stay equal.", "nn.init.zeros_(hidden.weight)", "nn.init.kaiming_uniform_(hidden.weight)"),
+    Rule("M16", "Weights far too large", "probe", "warning", "The first loss is many times that of guessing.", "nn.init.normal_(weight, std=1)", "the default, or std = 1 / sqrt(inputs)"),
+    Rule("M17", "Vanishing gradient", "probe", "warning", "Ten sigmoids multiply ten slopes of at most a quarter.", "act=nn.Sigmoid, depth=10", "act=nn.ReLU, residual connections"),
+    Rule("M18", "Batch norm with one row", "data", "warning", "One row has no variance.", "batch_size=1 with BatchNorm1d", "GroupNorm, or larger batches"),
+    Rule("M19", "Dropout given the share to keep", "data", "warning", "p is the share that is dropped.", "nn.Dropout(0.9)", "nn.Dropout(0.1)"),
+    Rule("M20", "Dropout on the output", "probe", "warning", "A zeroed prediction cannot be right.", "Sequential(Linear(8, 1), Dropout())", "Sequential(Dropout(), Linear(8, 1))"),
+    Rule("M21", "Train and eval mode disagree", "after", "warning", "The same rows cost three times as much in eval mode: running statistics lag or come from tiny batches.", "BatchNorm1d(8, momentum=0.001)", "momentum=0.1"),
+    Rule("M22", "squeeze() without an axis", "probe", "warning", "A batch of one row loses its batch axis.", "out.squeeze()", "out.squeeze(-1)"),
+    Rule("M23", "The model changes its input", "probe", "warning", "In-place operations on the input change the rows that others still read.", "x -= x.mean()", "x = x - x.mean()"),
+    Rule("M24", "No causal mask", "probe", "warning", "A model that predicts the next item and can see it copies it.", "layer(x)", "layer(x, src_mask=causal, is_causal=True)"),
+    Rule("M25", "Norm over the wrong axis", "probe", "warning", "Normalising over the batch makes rows depend on each other.", "F.normalize(x, dim=0)", "F.normalize(x, dim=1)"),
+    Rule("M26", "padding_idx is a real code", "probe", "warning", "That item's embedding stays zero.", "Embedding(10, 4, padding_idx=0)  # 0 is a city", "Embedding(10, 4)"),
+    Rule("M27", "Output width is not the number of classes", "probe", "error", "Too few outputs fail at the first such label; too many are a note.", "Linear(8, 9) for 10 classes", "Linear(8, 10)"),
+    Rule("M28", "Dropout or noise in eval mode", "probe", "warning", "F.dropout has training=True by default.", "F.dropout(x, 0.5)", "F.dropout(x, 0.5, self.training)"),
+    Rule("M30", "State kept between batches", "probe", "warning", "A hidden state carried over makes a prediction depend on what was asked before.", "out, self.h = self.rnn(x, self.h)", "out, _ = self.rnn(x)"),
+    Rule("M31", "The signal is pooled away", "probe", "warning", "A model that cannot learn eight rows by heart cannot learn.", "mean pooling right after one 1x1 convolution", "convolve first, pool last"),
+    Rule("M32", "No positional information", "probe", "note", "Permuting the steps changes nothing: right for sets.", "attention without positions", "+ positional embedding"),
+    Rule("M36", "Norm over one element", "probe", "warning", "A number minus its own mean is zero.", "nn.LayerNorm(1)", "-"),
+    Rule("M38", "Output does not depend on the input", "probe", "warning", "All rows get one answer, also after five steps.", "-", "-"),
+    # loss and target
+    Rule("L01", "Softmax before CrossEntropyLoss", "probe", "warning", "It applies its own: the loss has a floor of log(1 + (C-1)/e).", "return self.out(x).softmax(1)", "return self.out(x)"),
+    Rule("L02", "NLLLoss without log_softmax", "probe", "error", "It takes values as log-probabilities and falls without bound.", "NLLLoss()(logits, y)", "CrossEntropyLoss()(logits, y)"),
+    Rule("L03", "Sigmoid before BCEWithLogitsLoss", "probe", "warning", "It applies its own: probabilities stay between 0.5 and 0.73.", "BCEWithLogitsLoss()(x.sigmoid(), y)", "BCEWithLogitsLoss()(x, y)"),
+    Rule("L04", "Logits clamped for BCELoss", "probe", "warning", "Beyond the clamp there is no gradient.", "BCELoss()(x.clamp(0, 1), y)", "BCEWithLogitsLoss()(x, y)"),
+    Rule("L05", "Shapes are broadcast", "probe", "error", "(N, 1) against (N,) compares each output with every target: the mean is learnt.", "loss(out, y)  # (32, 1), (32,)", "loss(out, y[:, None])"),
+    Rule("L06", "The loss cannot see the output", "probe", "error", "Cross-entropy over one output is exactly 0.", "CrossEntropyLoss on Linear(8, 1)", "BCEWithLogitsLoss"),
+    Rule("L07", "Several labels with cross-entropy", "data", "warning", "Softmax lets labels that are all right compete.", "CrossEntropyLoss()(o, [[1., 0., 1.]])", "BCEWithLogitsLoss()(o, [[1., 0., 1.]])"),
+    Rule("L08", "Distance to class numbers", "probe", "warning", "MSE puts class 3 between 2 and 4.", "MSELoss()(out, label.float())", "CrossEntropyLoss()(out, label)"),
+    Rule("L09", "BCE targets outside [0, 1]", "data", "error", "The loss falls without bound.", "y in {-1, 1} or {0, 255}", "y in {0, 1}"),
+    Rule("L10", "Labels do not begin at 0", "data", "error", "The first output is wasted, or the loss fails.", "y in {1, 2, 3}", "y - 1"),
+    Rule("L11", "Unscaled regression target", "probe", "warning", "Outputs begin near 0 with spread 1; targets in the thousands take hundreds of epochs to reach.", "y = price", "y = (price - mean) / std"),
+    Rule("L12", "The loss cannot see the direction", "probe", "warning", "A mean of plain differences has no best value; an even function is blind to the sign.", "(out - y).mean()", "(out - y).abs().mean()"),
+    Rule("L13", "Sum in place of mean", "probe", "warning", "Steps grow with the batch size.", "MSELoss(reduction='sum'), lr=0.1", "MSELoss()"),
+    Rule("L14", "A loss with the wrong sign", "probe", "warning", "Wrong answers cost less than right ones.", "return cosine_similarity(o, y).mean()", "return 1 - cosine_similarity(o, y).mean()"),
+    Rule("L15", "Arguments swapped", "probe", "warning", "An asymmetric loss learns the other side. Told by a declared quantile, or by a call that hands targets on before outputs.", "pinball(y, out)", "pinball(out, y)"),
+    Rule("L16", "ignore_index is a real class", "probe", "warning", "That class is never learnt.", "CrossEntropyLoss(ignore_index=0)", "CrossEntropyLoss()"),
+    Rule("L17", "Class weights inverted", "data", "warning", "The frequent class gets the large weight.", "weight=counts / counts.sum()", "weight=counts.sum() / counts"),
+    Rule("L18", "pos_weight inverted", "data", "warning", "It multiplies the positives: negatives / positives.", "pos_weight=positives / negatives", "pos_weight=negatives / positives"),
+    Rule("L20", "The loss reads a part of the output", "probe", "warning", "Columns without gradient stay random.", "loss(out[:, :1], y[:, :1])", "loss(out, y)"),
+    Rule("L21", "log of zero", "probe", "warning", "A probability rounds to 1, log(1 - p) is -inf, the weights NaN.", "-(y * p.log() + (1 - y) * (1 - p).log())", "BCEWithLogitsLoss"),
+    Rule("L22", "Classes and time swapped", "probe", "warning", "CrossEntropyLoss takes axis 1 as classes; silent where both have one length.", "loss(out, y)  # (N, T, C)", "loss(out.transpose(1, 2), y)"),
+    Rule("L23", "Labels permuted consistently", "never", "note", "Cannot be told from tensors: names are wrong, the score is right.", "-", "-"),
+    Rule("L25", "Constant target", "data", "warning", "Nothing to learn: the wrong column was read.", "y = frame['year']  # one year", "-"),
+    Rule("L26", "Metric in scaled units", "never", "note", "Scores are given in the target's unit.", "-", "-"),
+    Rule("L31", "Softmax over one unit", "probe", "warning", "Always 1.", "Linear(8, 1), Softmax(1)", "Linear(8, 1), Sigmoid()"),
+    # optimizer
+    Rule("O01", "Learning rate too high", "during", "warning", "A step as large as the weights themselves forgets them.", "Adam, lr=1", "Adam, lr=1e-3"),
+    Rule("O02", "Learning rate too low", "during", "warning", "All steps together hardly move the weights.", "SGD, lr=1e-6", "SGD, lr=0.05"),
+    Rule("O03", "Trainable parameters not in the optimizer", "data", "warning", "They stay as they were initialised.", "Adam(model.head.parameters())", "Adam(model.parameters())"),
+    Rule("O04", "Nothing trainable in the optimizer", "data", "error", "All parameters have requires_grad=False.", "model.requires_grad_(False)", "-"),
+    Rule("O05", "Optimizer of another copy", "data", "error", "The model was copied or rebuilt after the optimizer was made.", "Adam(old_model.parameters())", "Adam(model.parameters())"),
+    Rule("O06", "Weight decay too large", "data", "warning", "Coupled decay of 0.3 pulls all weights to zero.", "Adam(weight_decay=1)", "Adam(weight_decay=1e-4)"),
+    Rule("O07", "Weight decay on norms and biases", "data", "note", "Slightly worse, and the default of most code.", "-", "-"),
+    Rule("O08", "Momentum or betas out of range", "data", "warning", "Momentum 0.99 remembers a hundred steps; beta2 of 0.5 follows single batches.", "SGD(momentum=0.999)", "SGD(momentum=0.9)"),
+    Rule("O09", "Schedule stepped each batch", "data", "warning", "Numbers meant for epochs are used up within a few batches.", "ExponentialLR(0.9) each batch", "ExponentialLR(0.9) each epoch"),
+    Rule("O10", "Gradient clip far too tight", "probe", "warning", "Every step gets the clip's length.", "clip_norm=1e-4", "clip_norm=1"),
+    Rule("O11", "A handful of updates", "data", "warning", "Fewer than fifteen steps in all.", "batch_size=1024 for 600 rows, 5 epochs", "batch_size=32"),
+    Rule("O12", "zero_grad missing or twice", "never", "error", "The loop owns it.", "-", "-"),
+    Rule("O13", "maximize=True", "data", "error", "The loss is made as large as it can.", "SGD(maximize=True)", "SGD()"),
+    Rule("O14", "A group with rate 0", "data", "warning", "Its weights never move.", "{'params': body, 'lr': 0.}", "freeze=['body.*'] if it is meant"),
+    Rule("O15", "A parameter in two groups", "never", "error", "torch refuses it.", "-", "-"),
+    # dynamics
+    Rule("T01", "Exploding gradients", "probe", "warning", "A norm over 10,000 at the first step, or a thousand times the running median.", "-", "clip_norm=1, scaled inputs and targets"),
+    Rule("T03", "ReLUs died during training", "after", "warning", "A layer that fired at the start is over 90 % dead at the end.", "lr=1", "lr=1e-3"),
+    Rule("T04", "Not better than the best constant", "after", "warning", "Neighbours or single columns see a relation that the trained model does not: its loss is that of a constant.", "-", "-"),
+    Rule("T05", "Overfitting", "during", "warning", "Validation loss has risen by half above its least, training loss still falls, and the last epoch is kept.", "keep='last', 200 epochs", "keep='best', patience=10"),
+    Rule("T06", "Stopped too early", "during", "note", "The last fifth of the epochs still brought over a tenth of the gain.", "-", "more epochs"),
+    Rule("T07", "Loss spikes", "during", "warning", "Batches cost over ten times the running median, and more than at the start, again and again.", "-", "look at these rows; clip_norm=1"),
+    Rule("T10", "Saturated tanh or sigmoid", "probe", "warning", "Values at the ends have no slope: layers before do not learn.", "tanh(500 * x)", "scaled inputs"),
+    # evaluation
+    Rule("E01", "Accuracy on imbalanced classes", "after", "warning", "97 % by never predicting the rare class.", "metrics=['accuracy']", "balanced accuracy, F1, AUROC"),
+    Rule("E02", "Metric direction", "data", "warning", "The worst epoch is kept.", "monitor='loss', mode='max'", "mode='min'"),
+    Rule("E03", "Chosen on the test set", "data", "warning", "Validation and test share rows: the score is that of the luckiest choice.", "Splits(train, val=test, test=test)", "three splits"),
+    Rule("E04", "Threshold on the wrong scale", "probe", "warning", "0.5 belongs to probabilities, 0 to logits.", "(logits > 0.5) == y", "(logits > 0) == y"),
+    Rule("E05", "Metric broken", "probe", "warning", "Right and wrong answers get the same number.", "(out == y[:, None]).mean()", "-"),
+    Rule("E06", "Evaluation in train mode", "never", "error", "The loop calls eval().", "-", "-"),
+    Rule("E07", "Mean of batch metrics", "never", "note", "Scores come from all predictions at once.", "-", "-"),
+    Rule("E08", "Predictions in shuffled order", "never", "error", "Prediction keeps the order.", "-", "-"),
+    Rule("E12", "argmax along the batch", "probe", "warning", "It gives one row for each class, not one class for each row.", "out.argmax(0)", "out.argmax(1)"),
+    # persistence
+    Rule("P01", "State in plain attributes", "after", "warning", "state_dict does not hold it: the loaded model predicts something else.", "self.mean = x.mean(0)", "self.register_buffer('mean', ...)"),
+    Rule("P02", "Weights loaded by half", "data", "warning", "strict=False passes over names that do not match.", "load_state_dict(w, strict=False)  # 'module.' prefix", "strict=True"),
+    Rule("P03", "best = state_dict() without a copy", "never", "error", "The best weights are copied.", "-", "-"),
+    Rule("P04", "Optimizer state not restored", "after", "warning", "The loss jumps after resuming.", "-", "resume(folder)"),
+    Rule("P05", "Scaler not saved", "never", "error", "Columns are saved with the model.", "-", "-"),
+    Rule("P06", "A fitted buffer that is not persistent", "after", "warning", "register_buffer(persistent=False) leaves it out of state_dict.", "register_buffer('mean', m, persistent=False)", "register_buffer('mean', m)"),
+    Rule("P07", "Same shapes, other hyper-parameters", "never", "warning", "The recipe is saved and compared.", "-", "-"),
+    # inference
+    Rule("I01", "Raw rows at prediction", "after", "warning", "Rows were prepared for training and not for prediction.", "predict(raw)", "predict((raw - mean) / std)"),
+    Rule("I02", "Columns reordered", "after", "warning", "The same columns in another order.", "predict(x[:, [3, 0, 1, 2]])", "predict a frame with names"),
+    Rule("I03", "Batch norm in train mode at prediction", "never", "error", "Prediction calls eval().", "-", "-"),
+    Rule("I05", "Unseen category", "after", "warning", "A level that training did not have has no learnt meaning.", "-", "-"),
+    Rule("I07", "Class names lost", "never", "note", "Names are saved with the model.", "-", "-"),
+    Rule("I08", "Precision or device differs", "never", "note", "Rows are cast at the border.", "-", "-"),
+)  # fmt: skip
+
+CATALOGUE: dict[str, Rule] = {rule.code: rule for rule in ENTRIES}

@@ -28,10 +28,12 @@ test-slow: $(VENV)/.installed-test  ## the tests that take minutes: whole corpor
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal -m slow
 
 check: $(VENV)/.installed-test $(VENV)/.installed-check  ## lint, format, types, and the direction of imports
-	@$(PY) -m ruff check .
-	@$(PY) -m ruff format --check .
-	@$(PY) -m pyright src
-	@$(PY) -m pytest tests/test_imports_point_down.py
+	@failed=0; \
+	$(PY) -m ruff check . || failed=1; \
+	$(PY) -m ruff format --check --quiet . || { failed=1; echo "Not formatted: $(PY) -m ruff format ."; }; \
+	$(PY) -m pyright src || failed=1; \
+	$(PY) -m pytest -q tests/test_imports_point_down.py || failed=1; \
+	exit $$failed
 
 bench: $(VENV)/.installed-test  ## every benchmark, with the machine and the spread (long)
 	@$(PY) bench/run.py

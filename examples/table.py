@@ -6,7 +6,7 @@ import fivestep as fs
 
 
 def main():
-    data = fs.Data.table(fs.datasets.penguins(), target="species")  # a path; yours goes here
+    data = fs.Data.table(fs.datasets.penguins(), target="species", missing=["NA"])  # a path; yours goes here
     print(data)
     splits = data.split(stratify=True, seed=0)  # 70/15/15, the same share of each species
 

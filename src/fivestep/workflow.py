@@ -162,7 +162,6 @@ class Session:
     weights_report: Any = None
     can_predict: bool = True
     batch_size: int = 32
-    simulate_schedule: Any = None
     user_metrics: dict[str, Callable[..., Any]] = field(default_factory=dict)
 
 
@@ -252,10 +251,6 @@ def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
     )
     said += list(getattr(optimizer, "said", []))
     chosen["optimizer"] = getattr(optimizer, "recorded", {})
-    schedule = optimizers.make_schedule(
-        None if ask["scheduler"] == "auto" else ask["scheduler"], optimizer, epochs=num_epochs, steps_per_epoch=train_batches.steps(0)
-    )
-
     # what is watched and kept
     watched = ask["metrics"] if ask["metrics"] is not None or ask["monitor"] == "loss" else [ask["monitor"]]
     epoch_scores = {} if watched is None else scoring.epoch_metrics(watched, task)  # the task's own metrics every epoch would cost 1 ms each
@@ -265,6 +260,9 @@ def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
     mode = ask["mode"] or ("min" if monitor == "loss" else scoring.direction(monitor))
     if mode is None:
         raise SettingsError(f"It cannot be told whether a larger {monitor!r} is better. Say mode='max' or mode='min'.")
+    schedule = optimizers.make_schedule(
+        None if ask["scheduler"] == "auto" else ask["scheduler"], optimizer, epochs=num_epochs, steps_per_epoch=train_batches.steps(0), mode=mode
+    )
     keep = ("best" if splits.val is not None else "last") if ask["keep"] == "auto" else ask["keep"]
     patience = ask["patience"]
     if patience == "auto":
@@ -363,9 +361,6 @@ def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
     session = Session(
         arguments, settings, splits, built, training, plan, decoding, raw_loss, loss_name, predictor, task, device, None, encoded, targets_in_unit, evaluate_loss,
         said=said, can_predict=outputs is not None, weights_report=report, batch_size=batch_size, user_metrics=user_functions(ask["metrics"]),
-        simulate_schedule=None if schedule is None else gate.simulated(
-            lambda dummy: (optimizers.make_schedule(ask["scheduler"], dummy, epochs=num_epochs, steps_per_epoch=train_batches.steps(0)), train_batches.steps(0)), optimizer
-        ),
     )  # fmt: skip
     if ask["checks"]:
         session.findings = gate.before(session, ignore=ask["ignore"], predict_rows=ask.get("predict_rows"))

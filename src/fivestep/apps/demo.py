@@ -17,7 +17,7 @@ def run_demo(folder: str, *, quiet: bool = False) -> dict[str, Any]:
     results: dict[str, Any] = {}
     images, labels = datasets.digits()
     sets = {
-        "penguins": ("a table of 344 penguins: which species?", fs.Data.table(datasets.penguins(), target="species", without_target="drop"), "auto"),
+        "penguins": ("a table of 344 penguins: which species?", fs.Data.table(datasets.penguins(), target="species", missing=["NA"]), "auto"),
         "digits": ("1,797 images of handwritten digits, 8 x 8 pixels", fs.Data.images(images, labels), "cnn"),
     }
     for name, (title, data, model) in sets.items():

@@ -5,11 +5,8 @@ Enters: a session of `workflow` (its parts by attribute, nothing is imported fro
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from fivestep import seeds
 from fivestep.checks.subject import Part, Subject, part_of
@@ -47,7 +44,7 @@ def subject_of(session: Any, predict_rows: Any = None) -> Subject:
         task=session.task,
         classes=splits.classes,
         optimizer=training.optimizer,
-        schedule=session.simulate_schedule,
+        schedule=None if training.schedule is None else lambda steps: [rates[0] for rates in training.schedule.preview(steps, plan.batches.steps(0))],
         batch_size=session.batch_size,
         epochs=plan.epochs,
         steps_per_epoch=plan.batches.steps(0),
@@ -85,23 +82,3 @@ def before(session: Any, *, ignore: Sequence[str] = (), predict_rows: Any = None
 
     with seeds.restored():
         return check_before(subject_of(session, predict_rows), ignore=ignore)
-
-
-def simulated(make: Any, optimizer: Any) -> Any:
-    """A function of a number of steps that gives the first group's learning rates, on a copy of the schedule over a dummy parameter."""
-
-    def rates(steps: int) -> list[float]:
-        first = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
-        dummy = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=first["lr"])
-        dummy.param_groups[0].update({key: value for key, value in first.items() if key not in dummy.param_groups[0]})
-        schedule, per_epoch = make(dummy)
-        found = []
-        for step in itertools.count(1):
-            if len(found) >= steps:
-                return found
-            found.append(float(dummy.param_groups[0]["lr"]))
-            if schedule.every == "step" or (schedule.every == "epoch" and step % per_epoch == 0):
-                schedule.step()
-        return found
-
-    return rates

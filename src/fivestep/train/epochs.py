@@ -130,7 +130,7 @@ def train(training: Training, plan: Plan) -> str:
         event = end_of_epoch(training, plan, epoch_losses, time.perf_counter() - epoch_started)
         if training.schedule is not None and training.schedule.every == "epoch":
             training.schedule.step()
-        if training.schedule is not None and training.schedule.every == "validation" and event.val_loss is not None:
+        if training.schedule is not None and training.schedule.wants_metric and event.val_loss is not None:
             training.schedule.step(monitored(plan, event))
         training.history.append(event.as_row())
         notify(plan, event)

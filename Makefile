@@ -31,7 +31,7 @@ check: $(VENV)/.installed-test $(VENV)/.installed-check  ## lint, format, types,
 	@failed=0; \
 	$(PY) -m ruff check . || failed=1; \
 	$(PY) -m ruff format --check --quiet . || { failed=1; echo "Not formatted: $(PY) -m ruff format ."; }; \
-	$(PY) -m pyright src || failed=1; \
+	$(PY) -m pyright --pythonpath $(PY) src || failed=1; \
 	$(PY) -m pytest -q tests/test_imports_point_down.py || failed=1; \
 	exit $$failed
 

@@ -1,4 +1,4 @@
-"""What all tests share: one thread each, an empty folder to stand in, and examples of hypothesis that are the same every time."""
+"""What all tests share: one thread each, an empty folder to stand in, and the same random numbers every time, in whatever order and process they run."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ os.environ.setdefault("MPLBACKEND", "Agg")  # no window is opened
 
 import hypothesis
 import pytest
+import torch
 
 hypothesis.settings.register_profile("same-every-time", derandomize=True, deadline=None)  # a slow machine is no failure
 hypothesis.settings.load_profile("same-every-time")
 
+# Tensors drawn while tests are collected stand in the tests' names, and pytest-xdist refuses to run where two workers collected different names.
+torch.manual_seed(0)
+
 
 @pytest.fixture(autouse=True)
-def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test starts in its own empty folder: `fit` writes to ./runs, and no test may find what another left, or leave it in the repository."""
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test starts in its own empty folder, as `fit` writes to ./runs, and from the same seed: no test sees what another left, on disk or in a generator."""
     monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)

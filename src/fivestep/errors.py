@@ -7,12 +7,12 @@ FivestepError                       70   anything below; catch this to catch all
 ├── MissingInputError               66   a file, run or artifact that is not there, or of which nothing valid is left
 │   └── ArtifactError (ValueError)  66   an artifact or checkpoint that is damaged, hostile or made by a newer version
 ├── TrainingError                   70   training cannot go on
-│   └── NonFiniteError              70   a loss, gradient or weight became NaN or infinite; .step, .layer, .rows say where
 ├── CannotCreateError               73   an output that exists already or cannot be created
 ├── StorageError      (OSError)     74   the disk refused: full, read-only, failing
 ├── LockedError                     75   another process works on this run
 ├── SettingsError     (ValueError)  78   a setting that fits neither model nor data
 ├── FindingsError                   65/78  a finding of severity "error" stopped the run; .findings holds all of them
+│   └── NonFiniteError              70   (a TrainingError too) a loss, gradient or weight became NaN or infinite; .step, .layer, .rows say where
 └── Interrupted                     130/143  SIGINT or SIGTERM; what stands on disk can be resumed
 ```
 
@@ -63,18 +63,6 @@ class TrainingError(FivestepError):
     exit_code = 70
 
 
-class NonFiniteError(TrainingError):
-    """A loss, gradient or weight became NaN or infinite.
-
-    `step` counts optimizer steps from 1, `layer` is the first module whose output was not finite (None where that is unknown), `rows` are positions
-    in the training split.
-    """
-
-    def __init__(self, message: str, *, step: int, layer: str | None = None, rows: Sequence[int] = ()):
-        super().__init__(message)
-        self.step, self.layer, self.rows = step, layer, tuple(rows)
-
-
 class CannotCreateError(FivestepError):
     """An output exists already or cannot be created."""
 
@@ -116,3 +104,17 @@ class Interrupted(FivestepError):
     def __init__(self, message: str, *, exit_code: int):
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class NonFiniteError(FindingsError, TrainingError):
+    """A loss, gradient or weight became NaN or infinite; `findings` holds it (D03, L21 or T01) beside those of before the run.
+
+    `step` counts optimizer steps from 1, `layer` is the first module whose output was not finite (None where that is unknown), `rows` are positions
+    in the training split, `origin` is what broke first: "inputs", "layer", "weights" or "loss".
+    """
+
+    def __init__(self, message: str, *, step: int, layer: str | None = None, rows: Sequence[int] = (), origin: str = "loss"):
+        Exception.__init__(self, message)
+        self.findings: list[Any] = []
+        self.exit_code = 70
+        self.step, self.layer, self.rows, self.origin = step, layer, tuple(rows), origin

@@ -21,7 +21,7 @@ from fivestep.checks import gate
 from fivestep.data import sources
 from fivestep.data.batches import Batch, InMemoryBatches, LoaderBatches, count_examples, map_tensors, mover, tensors_of
 from fivestep.data.data import Part, Splits, as_splits
-from fivestep.errors import FindingsError, SettingsError, UsageError
+from fivestep.errors import FindingsError, NonFiniteError, SettingsError, UsageError
 from fivestep.model import building, losses, models, optimizers
 from fivestep.model import metrics as scoring
 from fivestep.results import artifact as artifacts
@@ -36,6 +36,7 @@ from fivestep.train.averaging import make_average
 from fivestep.train.epochs import Plan, Training
 from fivestep.train.events import EpochEnded
 from fivestep.train.stopping import Stopping
+from fivestep.watch import console
 
 if TYPE_CHECKING:
     from fivestep.checks.findings import Finding
@@ -109,6 +110,10 @@ def fit(
     try:
         training_epochs.train(session.training, session.plan)
         return finish(session)
+    except NonFiniteError as error:
+        if session.checks is not None:
+            error.findings = [*session.findings, session.checks.non_finite(error)]
+        raise
     finally:
         seeds.restore(before)
 
@@ -161,14 +166,13 @@ class Session:
     started: float = field(default_factory=clock.perf_counter)
     weights_report: Any = None
     can_predict: bool = True
+    checks: Any = None
     batch_size: int = 32
     user_metrics: dict[str, Callable[..., Any]] = field(default_factory=dict)
 
 
 def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
     """Everything before the first step."""
-    from fivestep.watch import console
-
     ask = arguments
     splits = as_splits(ask["splits"])
     seed, device = ask["seed"], choose_device(ask["device"])
@@ -177,7 +181,7 @@ def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
     chosen: dict[str, Any] = {}
 
     # model
-    facts = {"num_inputs": splits.num_inputs, "num_outputs": splits.num_outputs, "num_categories": splits.num_categories}
+    facts = {"num_inputs": splits.num_inputs, "num_outputs": splits.num_outputs, "num_categories": splits.num_categories, "task": splits.task}
     model, model_args = ask["model"], dict(ask["model_args"] or {})
     if model == "auto":
         model, defaults, sentence = models.choose(splits.task, splits.num_inputs, splits.image_shape, len(splits.train))
@@ -237,6 +241,8 @@ def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
         target_scale=scale, target_names=splits.train.data.target_names,
     )  # fmt: skip
     objective = objective_of(raw_loss, pick, weighted)
+    if isinstance(module, models.Ensemble):
+        objective = models.member_loss(objective)  # each member's gradient is its own
 
     # optimizer and schedule
     num_epochs = 100 if ask["epochs"] == "auto" else ask["epochs"]
@@ -363,9 +369,11 @@ def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
         said=said, can_predict=outputs is not None, weights_report=report, batch_size=batch_size, user_metrics=user_functions(ask["metrics"]),
     )  # fmt: skip
     if ask["checks"]:
-        session.findings = gate.before(session, ignore=ask["ignore"], predict_rows=ask.get("predict_rows"))
+        session.checks = gate.Checks(session, ignore=ask["ignore"], predict_rows=ask.get("predict_rows"))
+        session.findings = session.checks.before()
         if any(finding.severity == "error" for finding in session.findings):
             raise FindingsError(session.findings)
+        observers.append(session.checks.see)
     if only_check:
         return session
     if not ask["quiet"]:
@@ -383,6 +391,11 @@ def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
 def finish(session: Session) -> Run:
     """Everything after the last step: temperature, scores of validation, findings, the artifact."""
     ask, splits = session.arguments, session.splits
+    if session.checks is not None:
+        late = session.checks.after()
+        session.findings += late
+        if not ask["quiet"]:
+            console.say_findings(late)
     run = Run(
         session.predictor,
         splits=splits,
@@ -399,6 +412,7 @@ def finish(session: Session) -> Run:
         watched_test=session.training.test_looks,
         evaluate_loss=session.evaluate_loss,
         can_predict=session.can_predict,
+        checks=session.checks,
     )
     if (
         ask["calibrate"]

@@ -22,6 +22,7 @@ from fivestep.checks.during import Watch
 from fivestep.checks.findings import Finding
 from fivestep.checks.probe import Probe
 from fivestep.checks.subject import Part, Subject, part_of
+from fivestep.train.loop import forward
 
 CASES = Path(__file__).resolve().parents[3] / "shared" / "cases"
 
@@ -151,8 +152,8 @@ def train(subject: Subject, case: dict[str, Any], watch: Watch) -> nn.Module:
         losses = []
         for start in range(0, len(order), subject.batch_size):
             inputs, targets, _ = subject.train.take(order[start : start + subject.batch_size])
-            outputs = model(inputs)
-            value = subject.loss(outputs, *targets)
+            outputs = forward(model, inputs)
+            value = subject.loss(*(outputs if isinstance(outputs, tuple) else (outputs,)), *targets)
             if not torch.isfinite(value):
                 return model
             losses.append(float(value))
@@ -173,7 +174,8 @@ def train(subject: Subject, case: dict[str, Any], watch: Watch) -> nn.Module:
             model.eval()
             inputs, targets, _ = subject.val.take(torch.arange(len(subject.val)))
             with torch.no_grad():
-                val_loss = float(subject.loss(model(inputs), *targets))
+                outputs = forward(model, inputs)
+                val_loss = float(subject.loss(*(outputs if isinstance(outputs, tuple) else (outputs,)), *targets))
             if subject.keep == "best" and (best is None or (val_loss > best[0] if subject.mode == "max" else val_loss < best[0])):
                 best = (val_loss, copy.deepcopy(model.state_dict()))
         watch.epoch_ended(epoch, sum(losses) / len(losses), val_loss, optimizer.param_groups[0]["lr"], {})
@@ -202,7 +204,7 @@ def findings_of(case: dict[str, Any], *, training: bool = True) -> tuple[list[Fi
         inputs, targets, _ = subject.test.take(torch.arange(len(subject.test)))
         model.eval()
         with torch.no_grad():
-            found += check_scores(subject, "test", model(inputs), targets)
+            found += check_scores(subject, "test", forward(model, inputs), targets)
     return found, seconds
 
 

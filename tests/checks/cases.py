@@ -254,7 +254,7 @@ def _d16(bad: bool) -> Case:
     c = 20 + 5 * torch.randn(n, generator=g(1))
     z = torch.randn(n, generator=g(2))
     table = {"celsius": c, "fahrenheit": c * 1.8 + 32 if bad else 50 + 10 * torch.randn(n, generator=g(5)), "z": z, "y": 0.2 * c + z + 0.2 * torch.randn(n, generator=g(3))}
-    return case(nn.Linear(3, 1), lambda o, t: F.mse_loss(o.flatten(), t.flatten()), "regression", table=table, target="y")
+    return case(nn.Linear(3, 1), lambda o, t: F.mse_loss(o.flatten(), t.flatten()), "regression", table=table, target="y", lr=5e-2, epochs=15)
 
 
 @rule("d18 sorted, not shuffled", "D18", "S11")
@@ -1350,3 +1350,232 @@ def _metrics() -> Case:
 def _error_rate() -> Case:
     torch.manual_seed(0)
     return classify(metric=lambda o, t: (o.argmax(1) != t).float().mean(), metric_name="error")
+
+
+@healthy("two inputs, two outputs")
+def _two() -> Case:
+    torch.manual_seed(0)
+    a, b = torch.randn(500, 4, generator=g(1)), torch.randn(500, 3, generator=g(2))
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.mean, self.kind = nn.Sequential(nn.Linear(7, 16), nn.ReLU()), nn.Linear(16, 1), nn.Linear(16, 3)
+
+        def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+            h = self.body(torch.cat([a, b], 1))
+            return self.mean(h), self.kind(h)
+
+    y, k = a[:, :1] - b[:, :1], b.argmax(1)
+    parts = [((a[rows], b[rows]), (y[rows], k[rows])) for rows in (slice(0, 300), slice(300, 400), slice(400, 500))]
+    return case(Net(), lambda mean, kind, y, k: F.mse_loss(mean, y) + F.cross_entropy(kind, k), "none", train=parts[0], val=parts[1], test=parts[2])
+
+
+@healthy("named inputs")
+def _named() -> Case:
+    torch.manual_seed(0)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.emb, self.f = nn.Embedding(7, 4), mlp(7, 3)
+
+        def forward(self, numbers: Tensor, codes: Tensor) -> Tensor:
+            return self.f(torch.cat([numbers, self.emb(codes).flatten(1)], 1))
+
+    numbers, codes = torch.randn(500, 3, generator=g(1)), torch.randint(0, 7, (500, 1), generator=g(2))
+    y = (numbers.argmax(1) + codes[:, 0]) % 3
+    parts = [(dict(numbers=numbers[rows], codes=codes[rows]), y[rows]) for rows in (slice(0, 300), slice(300, 400), slice(400, 500))]
+    return case(Net(), "CrossEntropyLoss", "multiclass", train=parts[0], val=parts[1], test=parts[2], lr=1e-2, epochs=12)
+
+
+@healthy("variational autoencoder")
+def _vae() -> Case:
+    torch.manual_seed(0)
+    B = torch.randn(3, 10, generator=g(71))
+    X = torch.randn(700, 3, generator=g(1)) @ B + 0.1 * torch.randn(700, 10, generator=g(2))
+
+    class VAE(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enc, self.dec = mlp(10, 4), mlp(2, 10)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            mean, log = self.enc(x).chunk(2, 1)
+            return self.dec(mean + (0.5 * log).exp() * torch.randn_like(mean)), mean, log
+
+    def loss(o: Tensor, mean: Tensor, log: Tensor, y: Tensor) -> Tensor:
+        return F.mse_loss(o, y) - 0.005 * (1 + log - mean**2 - log.exp()).mean()
+
+    return case(VAE(), loss, "regression", train=(X[:400], X[:400]), val=(X[400:500], X[400:500]))
+
+
+@healthy("convolutional autoencoder")
+def _cae() -> Case:
+    torch.manual_seed(0)
+    X, _ = pictures(300)
+    net = nn.Sequential(nn.Conv2d(1, 6, 3, 2, 1), nn.ReLU(), nn.ConvTranspose2d(6, 1, 4, 2, 1), nn.Sigmoid())
+    return case(net, "BCELoss", "regression", X, X.clone(), lr=1e-2)
+
+
+@healthy("forecast from overlapping windows, split by time")
+def _windows() -> Case:
+    torch.manual_seed(0)
+    s = torch.sin(torch.arange(700) / 9) + torch.sin(torch.arange(700) / 23) + 0.15 * torch.randn(700, generator=g(1))
+    X, y = s.unfold(0, 12, 1)[:-1], s[12:, None]
+    rows = len(X)
+    return case(mlp(12, 1), "MSELoss", "regression", X, y[:rows], split=dict(method="ordered"))
+
+
+@healthy("LSTM over windows, split by time")
+def _lstm() -> Case:
+    torch.manual_seed(0)
+    s = torch.sin(torch.arange(700) / 9) + 0.15 * torch.randn(700, generator=g(1))
+    X, y = s.unfold(0, 12, 1)[:-1, :, None].contiguous(), s[12:, None]
+    return case(Wrap(lambda m, x: m.out(m.rnn(x)[0][:, -1]), rnn=nn.LSTM(1, 12, batch_first=True), out=nn.Linear(12, 1)), "MSELoss", "regression", X, y[: len(X)], split=dict(method="ordered"), lr=1e-2)
+
+
+@healthy("spirals")
+def _spirals() -> Case:
+    torch.manual_seed(0)
+    t = torch.rand(600, generator=g(1)) * 9 + 0.5
+    y = torch.randint(0, 2, (600,), generator=g(2))
+    X = torch.stack([t * torch.cos(t + 3.14159 * y), t * torch.sin(t + 3.14159 * y)], 1) / 5 + 0.03 * torch.randn(600, 2, generator=g(3))
+    return case(mlp(2, 2, 48), "CrossEntropyLoss", "multiclass", X, y, lr=1e-2, epochs=25)
+
+
+@healthy("few rows")
+def _few() -> Case:
+    torch.manual_seed(0)
+    X, y = blobs(90, d=4, sep=1.5)
+    return case(mlp(4, 3, 12), "CrossEntropyLoss", "multiclass", X, y, batch_size=8, epochs=20, lr=1e-2)
+
+
+@healthy("LBFGS")
+def _lbfgs() -> Case:
+    X, y = curve(300)
+    return case(nn.Linear(6, 1), "MSELoss", "regression", X, y, optimizer="Rprop", lr=1e-2, batch_size=512, epochs=40)
+
+
+@healthy("residual network, zero gamma, tied embedding")
+def _resnet() -> Case:
+    torch.manual_seed(0)
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.n, self.k = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+            nn.init.zeros_(self.k.weight)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x + self.k(self.b(torch.relu(self.n(self.a(x))))))
+
+    X, y = pictures(300)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), Block(), Block(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    return case(net, "CrossEntropyLoss", "multiclass", (X - 0.2) / 0.25, y, epochs=4, lr=1e-2)
+
+
+@healthy("language model with tied weights")
+def _tied() -> Case:
+    torch.manual_seed(0)
+    X, y = language()
+    net = Wrap(lambda m, x: m.out(m.rnn(m.emb(x))[0]), emb=nn.Embedding(8, 12), rnn=nn.GRU(12, 12, batch_first=True), out=nn.Linear(12, 8, bias=False))
+    net.out.weight = net.emb.weight  # type: ignore[union-attr, assignment]
+    return case(net, lambda o, t: F.cross_entropy(o.flatten(0, 1), t.flatten()), "sequence", X, y, epochs=4, lr=1e-2)
+
+
+@healthy("multi-label with rare labels")
+def _multilabel() -> Case:
+    torch.manual_seed(0)
+    X = torch.randn(800, 8, generator=g(1))
+    y = (X @ torch.randn(8, 5, generator=g(2)) > torch.tensor([0.0, 2, 4, -2, 1])).float()
+    positive = y.mean(0)
+    return case(mlp(8, 5), nn.BCEWithLogitsLoss(pos_weight=(1 - positive) / positive), "multilabel", X, y, metric=lambda o, t: ((o > 0) == (t > 0.5)).float().mean(), metric_name="accuracy")
+
+
+@healthy("skewed positive target by log")
+def _skewed() -> Case:
+    torch.manual_seed(0)
+    X, y = curve()
+    return case(mlp(6, 1), lambda o, t: ((o - t.log()) ** 2).mean(), "regression", X, (1.5 * y + 6).exp())
+
+
+@healthy("mean absolute error as a metric, targets flattened")
+def _mae() -> Case:
+    torch.manual_seed(0)
+    return regress(metric=lambda o, t: (o.flatten() - t.flatten()).abs().mean(), metric_name="mae", monitor="val_loss", mode="min")
+
+
+@healthy("bias as a metric")
+def _bias() -> Case:
+    torch.manual_seed(0)
+    return regress(metric=lambda o, t: (o - t).mean(), metric_name="bias")
+
+
+@healthy("asymmetric cost through a wrapper")
+def _wrapper() -> Case:
+    torch.manual_seed(0)
+
+    def rmsle(y_true: Tensor, y_pred: Tensor) -> Tensor:
+        e = y_true - y_pred
+        return torch.maximum(0.8 * e, -0.2 * e).mean()
+
+    return regress(loss=lambda o, y: rmsle(y, o))
+
+
+@healthy("mixed categories and numbers")
+def _mixed() -> Case:
+    torch.manual_seed(0)
+    n = 600
+    city = torch.randint(0, 5, (n,), generator=g(1))
+    age = torch.randint(18, 80, (n,), generator=g(2))
+    table = {"city": [["Bern", "Chur", "Genf", "Basel", "Zug"][int(k)] for k in city], "age": age, "income": torch.rand(n, generator=g(3)) * 9e4, "member": torch.randint(0, 2, (n,), generator=g(4))}
+    y = ((age - 48) / 20 + torch.randn(n, generator=g(5)) > 0).long()
+    return case(mlp(4, 2), "CrossEntropyLoss", "multiclass", table=table | {"bought": y}, target="bought", lr=1e-2)
+
+
+@healthy("unbalanced stream with accuracy, well learnt")
+def _balanced() -> Case:
+    torch.manual_seed(0)
+    X, y = blobs(1500, C=2, sep=1.4, shares=[0.94, 0.06])
+    return case(mlp(8, 2), "CrossEntropyLoss", "multiclass", X, y, metric="accuracy", epochs=6, lr=5e-3)
+
+
+@healthy("contrastive embedding in the batch")
+def _contrastive() -> Case:
+    torch.manual_seed(0)
+    X, y = blobs(500, sep=1.5)
+
+    def supervised(z: Tensor, y: Tensor) -> Tensor:
+        z = F.normalize(z, dim=1)
+        same = (y[:, None] == y[None]).float()
+        logits = z @ z.T / 0.3
+        return F.binary_cross_entropy_with_logits(logits, same)
+
+    return case(mlp(8, 4), supervised, "none", X, y)
+
+
+@healthy("attention pooling over steps")
+def _attention() -> Case:
+    torch.manual_seed(0)
+    X = torch.randn(500, 7, 4, generator=g(1))
+    net = Wrap(lambda m, x: m.out((m.a(x).softmax(1) * m.v(x)).sum(1)), a=nn.Linear(4, 1), v=nn.Linear(4, 8), out=nn.Linear(8, 2))
+    return case(net, "CrossEntropyLoss", "multiclass", X, (X[:, :, 0].sum(1) > 0).long(), lr=1e-2)
+
+
+@healthy("transformer with a class token")
+def _cls() -> Case:
+    torch.manual_seed(0)
+    X = torch.randn(400, 6, 8, generator=g(1))
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token, self.place = nn.Parameter(torch.zeros(1, 1, 8)), nn.Parameter(torch.zeros(7, 8))
+            self.att, self.out = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.cat([self.token.expand(len(x), 1, 8), x], 1) + self.place
+            return self.out(self.att(x)[:, 0])
+
+    return case(Net(), "CrossEntropyLoss", "multiclass", X, (X[:, 0, 0] > 0).long(), lr=3e-3)

@@ -172,6 +172,10 @@ def rule_t04(after: Trained) -> Finding | None:
         return None
     strength = relation_strength(after.probe)
     seen = strength is not None and (strength["neighbours"] > 5 or strength["single"] > 6)
+    course = [epoch.train_loss for epoch in after.watch.epochs]
+    tail = max(1, len(course) // 5)
+    falling = len(course) > 2 and course[0] - course[-1] > 0.2 * abs(course[0]) and course[-tail - 1] - course[-1] > 0.1 * (course[0] - course[-1])
+    seen = seen and not falling  # on its way and out of time: T06 says so
     return Finding(
         "T04", "warning" if seen else "note", f"Validation loss is {min(values):.4g} at best, that of the best constant is {val:.4g}" + (f", though simple methods see a relation (z = {max(strength['neighbours'], strength['single']):.0f})." if seen and strength else "."),
         {"best": min(values), "constant": val, **(strength or {})}, "The model has learnt nothing beyond the mean or the most frequent class.",

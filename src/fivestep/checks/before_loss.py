@@ -300,7 +300,7 @@ def rule_l10(subject: Subject, probe: Probe) -> Finding | None:
             code, "error", f"Labels go from {values[0]} to {values[-1]}; the model has {count} outputs, for labels 0 to {count - 1}.", {"least": int(values[0]), "most": int(values[-1]), "outputs": count},
             "The loss fails at the first such row.", "Number the classes from 0 on, and give the model one output for each.",
         )  # fmt: skip
-    if values[0] == 1 and values[-1] == count - 1 and len(values) == count - 1:
+    if values[0] == 1 and values[-1] == count - 1 and len(values) == count - 1 and target.dim() == 1:  # in sequences 0 is kept for padding
         return Finding(
             "L10", "warning", f"Labels go from 1 to {values[-1]} with {count} outputs: label 0 does not occur.", {"least": 1, "most": int(values[-1]), "outputs": count},
             "Output 0 is wasted, and class names are off by one.", "Subtract 1 from the labels.",
@@ -672,6 +672,9 @@ def rule_l21(subject: Subject, probe: Probe) -> Finding | None:
         sure = [(item > 0.5).to(item.dtype) for item in sure]
     else:
         sure = [right, wrong]
+        inside = {call.name for call in probe.training.loss_calls}
+        if "log" in inside and inside & {"softmax", "sigmoid"}:  # log(softmax(x)) by hand reaches log(0) only where logits are 104 apart
+            sure += [right * 3, wrong * 3]
     middle = value_of(probe, output.detach(), (target,))
     if math.isfinite(middle) and any(not math.isfinite(raw_value(probe, item, target)) for item in sure):
         return saturated("The loss is not finite for " + ("probabilities of exactly 0 and 1." if squashed else "logits of 40."))
@@ -854,15 +857,17 @@ def judge_metric(probe: Probe, name: str, function: Callable[..., Any], output: 
 
 
 def broadcast_metric(probe: Probe, name: str, function: Callable[..., Any], output: Tensor, target: Tensor) -> Finding | None:
-    """A metric of numbers whose outputs and targets have other shapes and which does not feel the rows' order."""
-    if not target.is_floating_point() or output.shape == target.shape or target.numel() != output.numel():
+    """A metric of numbers that does not feel the rows' order, and tells perfect outputs from their mean: somewhere inside it broadcasts."""
+    if not target.is_floating_point() or target.numel() != output.numel() or float(target.std()) == 0:
         return None
     perfect = target.reshape(output.shape).to(output.dtype)
-    at, permuted = metric_value(function, perfect, target), metric_value(function, perfect[permutation(len(perfect))], target)
-    if math.isfinite(at) and abs(at - permuted) <= 1e-6 * max(1e-6, abs(at)) and float(target.std()) > 0:
+    constant = perfect.mean(0, keepdim=True).expand_as(perfect)
+    at, permuted, flat = (metric_value(function, made, target) for made in (perfect, perfect[permutation(len(perfect))], constant))
+    # A bias or a mean is blind to the order too, but cannot tell perfect outputs from their mean.
+    if math.isfinite(at) and abs(at - permuted) <= 1e-5 * max(1e-6, abs(at)) and math.isfinite(flat) and abs(at - flat) > 1e-3 * max(1e-6, abs(at)):
         return Finding(
-            "E05", "warning", f"The metric {name!r} is {at:.3g} for perfect outputs and the same when their rows change places (outputs {tuple(output.shape)}, targets {tuple(target.shape)}).",
-            {"metric": name, "value": at}, "Shapes are broadcast against each other: it says nothing about the model.", "Compare outputs.flatten() with targets.flatten().",
+            "E05", "warning", f"The metric {name!r} is {at:.3g} for perfect outputs, the same when their rows change places, and {flat:.3g} for a constant.",
+            {"metric": name, "value": at, "constant": flat}, "Shapes are broadcast against each other inside: it says nothing about the model.", "Compare outputs.flatten() with targets.flatten().",
         )  # fmt: skip
     return None
 

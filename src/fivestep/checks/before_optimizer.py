@@ -209,6 +209,13 @@ def rule_p02(subject: Subject, probe: Probe) -> Finding | None:
     if report is None:
         return None
     matched, missing = len(list(report.matched)), list(report.missing)
+    renamed = [text for text in getattr(report, "said", ()) if "prefix" in text]
+    if not missing and renamed and not getattr(report, "strict", True):
+        return Finding(
+            "P02", "warning", f"No name in these weights was the model's own: {renamed[0]}", {"matched": matched},
+            "Loaded with strict=False in plain torch they would have filled nothing, in silence. Here the prefix was taken off.",
+            "Save the weights from the inner module, and load with weights_strict=True.",
+        )  # fmt: skip
     if not missing:
         return None
     share = matched / (matched + len(missing))

@@ -6,23 +6,30 @@ Enters: a session of `workflow` (its parts by attribute, nothing is imported fro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from fivestep import seeds
+from fivestep.checks.after import check_prediction_rows, check_scores, check_trained, training_statistics
+from fivestep.checks.before import check_before
+from fivestep.checks.during import Watch
+from fivestep.checks.findings import Finding
+from fivestep.checks.probe import Probe
 from fivestep.checks.subject import Part, Subject, part_of
+from fivestep.train.events import EpochEnded
 
-if TYPE_CHECKING:
-    from fivestep.checks.findings import Finding
 
 
 def subject_of(session: Any, predict_rows: Any = None) -> Subject:
     """The session as the checks see it."""
     ask, splits, training, plan = session.arguments, session.splits, session.training, session.plan
-    parts = {name: part_facts(source, getattr(splits, name)) for name, source in session.encoded.items()}
+    together = all(part is None or part.data is splits.train.data for part in (splits.val, splits.test))
+    parts = {name: part_facts(source, getattr(splits, name), together) for name, source in session.encoded.items()}
     table, facts = None, {}
     if splits.columns is not None:
         typed = splits.train.data.typed
-        table = {name: typed.values(name) for name in typed.names}
+        table = {name: as_stored(typed, name) for name in typed.names}
         facts = dict(
             target=splits.train.data.target_names[0] if splits.train.data.target_names else None,
             dropped=tuple(splits.train.data.options["drop"]),
@@ -69,16 +76,62 @@ def subject_of(session: Any, predict_rows: Any = None) -> Subject:
     )
 
 
-def part_facts(source: Any, split_part: Any) -> Part:
-    rows = split_part.indices.numpy()
+def as_stored(typed: Any, name: str) -> Any:
+    """A column's values in the precision it came with: a float32 column of a frame has lost what float32 cannot hold."""
+    values = typed.values(name)
+    return values.astype("float32") if values.dtype.kind == "f" and str(typed.table.column(name).dtype) == "Float32" else values
+
+
+def part_facts(source: Any, split_part: Any, together: bool) -> Part:
+    """`together`: all splits were cut from one data, so that equal row numbers mean equal rows."""
+    rows = split_part.indices.numpy() if together else None
     if hasattr(source, "inputs"):
         return part_of(source.inputs, source.targets, rows=rows)
     return Part(source.take, len(source), rows=rows)
 
 
-def before(session: Any, *, ignore: Sequence[str] = (), predict_rows: Any = None) -> list[Finding]:
-    """Findings before the first step; model, data and random state stay as they are."""
-    from fivestep.checks.before import check_before
+class Checks:
+    """The checks of one run: before it, while it trains (an observer), after it, at scores and at predictions. Model, data and random state stay as they are."""
 
-    with seeds.restored():
-        return check_before(subject_of(session, predict_rows), ignore=ignore)
+    def __init__(self, session: Any, *, ignore: Sequence[str] = (), predict_rows: Any = None):
+        self.session, self.ignore, self.predict_rows = session, tuple(ignore), predict_rows
+        self.subject = subject_of(session, predict_rows)
+        self.watch: Watch | None = None
+
+    def before(self) -> list[Finding]:
+        """Findings before the first step. The copy of the model's start that later rules compare with is taken here."""
+        with seeds.restored():
+            probe = Probe(self.subject)  # what it computed, the later rules use again
+            found = check_before(self.subject, ignore=self.ignore, probe=probe)
+            self.statistics = training_statistics(self.subject)
+            found += check_prediction_rows(self.statistics, self.predict_rows, ignore=self.ignore)
+            self.watch = Watch(self.subject, found, probe=probe)
+        return found
+
+    def see(self, event: Any) -> None:
+        if isinstance(event, EpochEnded) and self.watch is not None:
+            self.watch.steps_ended(event.losses)
+            self.watch.epoch_ended(event.epoch, event.train_loss, event.val_loss, event.lr[0], event.metrics)
+
+    def after(self) -> list[Finding]:
+        """Findings on the history and on the trained model."""
+        if self.watch is None:
+            return []
+        with seeds.restored():
+            found = [finding for finding in self.watch.findings() if finding.code not in self.ignore]
+            if self.session.arguments["step"] is None:
+                found += check_trained(self.subject, self.session.training.model, watch=self.watch, ignore=self.ignore)
+        return found
+
+    def scores(self, name: str, outputs: Any, targets: Any) -> list[Finding]:
+        """Findings on the outputs of a split that is scored."""
+        return check_scores(self.subject, name, outputs, (targets,), ignore=self.ignore)
+
+    def prediction(self, rows: Any) -> list[Finding]:
+        """Findings on rows to be predicted: elsewhere than the training rows, or with their columns in another order."""
+        return check_prediction_rows(self.statistics, rows, ignore=self.ignore) if isinstance(rows, Tensor) or hasattr(rows, "__array__") else []
+
+    def non_finite(self, error: Any) -> Finding:
+        """A loss that stopped being finite, as a finding: of the inputs, of the loss itself, or of the steps before it."""
+        code = {"inputs": "D03", "loss": "L21"}.get(error.origin, "T01")
+        return Finding(code, "error", str(error), {"step": error.step, "layer": error.layer, "rows": list(error.rows[:20])}, "Every later weight would be NaN.", "")

@@ -46,6 +46,7 @@ class WeightsReport:
     mismatched: tuple[tuple[str, str, str], ...]
     share: float
     said: tuple[str, ...] = ()
+    strict: bool = True
 
     @property
     def complete(self) -> bool:
@@ -103,7 +104,7 @@ def load_weights(module: nn.Module, weights: Any, *, strict: bool = True) -> Wei
     unique = {id(tensor): tensor.numel() for tensor in own.values() if isinstance(tensor, Tensor) and not is_lazy(tensor)}
     total = sum(unique.values())
     share = sum(count for key, count in unique.items() if key in loaded) / total if total else float(bool(matched))
-    report = WeightsReport(source, tuple(matched), tuple(missing), tuple(unexpected), tuple(mismatched), share, tuple(said))
+    report = WeightsReport(source, tuple(matched), tuple(missing), tuple(unexpected), tuple(mismatched), share, tuple(said), strict)
     if not matched:
         raise SettingsError(
             f"None of the {len(state)} tensors in {source} fits the model, so nothing would be loaded and training would begin from random weights. They are called "

@@ -166,7 +166,13 @@ class Model:
         if predictions is not None and not classed and isinstance(targets, Tensor) and predictions.numel() == targets.numel():
             predictions = predictions.reshape(targets.shape)
         if decoding.task in ("binary", "multiclass") and isinstance(targets, Tensor):
-            targets = targets.long().flatten() if targets.numel() == len(targets) else targets
+            targets = targets.long().flatten() if targets.numel() == len(targets) else targets.long()
+            if predictions is not None and predictions.dim() > 2 and more.get("groups") is None and more.get("blocks_of_time") is None:
+                # Labels of a sequence or a picture: (n, classes, places) become rows, and an interval draws whole examples again.
+                more["groups"] = torch.arange(len(targets)).repeat_interleave(targets[0].numel())
+                predictions, targets, outputs = predictions.movedim(1, -1).flatten(0, -2), targets.flatten(), None
+                if isinstance(more.get("train_targets"), Tensor):
+                    more["train_targets"] = more["train_targets"].long().flatten()
         return scoring.score(decoding.task, predictions, targets, metrics=metrics, outputs=outputs, classes=decoding.classes, split=split, **more)
 
     def save(self, path: str | Path, *, replace: bool = False) -> Path:
@@ -228,11 +234,12 @@ class Run(Model):
         watched_test: int,
         evaluate_loss: Callable[[str], float | None],
         can_predict: bool = True,
+        checks: Any = None,
     ):
         super().__init__(predictor, task=task, recipe=recipe)
         self.splits, self.history, self.settings, self.findings, self.folder = splits, history, settings, findings, folder
         self._metrics, self._encoded, self._targets, self._seed, self._watched_test = metrics, encoded, targets_in_unit, seed, watched_test
-        self._evaluate_loss, self.can_predict = evaluate_loss, can_predict
+        self._evaluate_loss, self.can_predict, self._checks = evaluate_loss, can_predict, checks
         self.facts = {
             "rows": {name: len(source) for name, source in encoded.items()},
             "kind": splits.train.data.kind,
@@ -265,6 +272,8 @@ class Run(Model):
             return super().evaluate(split_or_data, metrics=metrics)
         name = split_or_data
         part = self.splits.part(name)
+        if self._checks is not None and self._targets(name) is not None and self.can_predict:
+            self._add_findings(self._checks.scores(name, self._predictor.outputs(self._encoded[name]), self._targets(name)))
         return self.evaluate_part(
             self.splits, part, folder=self.folder, source=self._encoded[name], targets=self._targets(name), train_targets=self._targets("train"),
             loss=self._evaluate_loss(name), metrics=metrics, seed=self._seed,
@@ -277,7 +286,12 @@ class Run(Model):
         if isinstance(rows_or_split, str) and rows_or_split in ("train", "val", "test"):
             self.splits.part(rows_or_split)
             return self._predictor.decode(self._predictor.outputs(self._encoded[rows_or_split]), probabilities=probabilities)
+        if self._checks is not None:
+            self._add_findings(self._checks.prediction(rows_or_split))
         return super().predict(rows_or_split, probabilities=probabilities, spread=spread)
+
+    def _add_findings(self, found: list[Any]) -> None:
+        self.findings += [finding for finding in found if finding.code not in {known.code for known in self.findings}]
 
     def calibrate(self) -> float:
         """Fit a temperature on validation and keep it where it helps; returns it (1.0: left as it was)."""

@@ -253,6 +253,7 @@ def check_weights(training: Training, losses: Sequence[float]) -> None:
                 "Nothing of this is saved. Lower lr, or clip the gradients: clip_norm=1.0.",
                 step=training.step,
                 layer=name,
+                origin="weights",
             )
 
 
@@ -305,6 +306,7 @@ def locate_non_finite(training: Training, plan: Plan) -> NonFiniteError:
         if rows and len(rows) < 1000
         else ""
     )
+    origin = "weights" if broken else "inputs" if bad_inputs is not None else "layer" if layer else "loss"
     if broken:
         cause, fix = (
             f"the weights {broken} were not finite any more, so a gradient before it was infinite or NaN",
@@ -327,4 +329,5 @@ def locate_non_finite(training: Training, plan: Plan) -> NonFiniteError:
         step=step,
         layer=layer,
         rows=rows,
+        origin=origin,
     )

@@ -66,6 +66,13 @@ def opening(session: Any, event: RunStarted) -> list[str]:
     return lines
 
 
+def say_findings(findings: Any, stream: Any = None) -> None:
+    """Warnings and errors that were found late: on the history and the trained model."""
+    for finding in findings:
+        if finding.severity != "note":
+            print(finding, file=stream or sys.stderr, flush=True)
+
+
 def epoch_line(event: EpochEnded, seconds: float) -> str:
     """`epoch 12/100  train 0.1234  val 0.1456*  lr 0.001  8.1 epochs/s  11 s left`"""
     text = f"epoch {event.epoch}/{event.epochs}  train {number(event.train_loss)}"

@@ -568,7 +568,7 @@ class DatasetRows:
 
 
 def make_batches(splits: Splits, source: Any, ask: dict[str, Any], device: torch.device, dtype: torch.dtype, batch_size: int, seed: int) -> Any:
-    options = dict(batch_size=batch_size, shuffle=ask["shuffle"], seed=seed, chosen=ask["batches"], augment=ask["augment"])
+    options: dict[str, Any] = dict(batch_size=batch_size, shuffle=ask["shuffle"], seed=seed, chosen=ask["batches"], augment=ask["augment"])
     if hasattr(source, "inputs"):
         move = mover(device)
         return InMemoryBatches(move(source.inputs), move(source.targets), move(source.weights), **options)
@@ -626,7 +626,7 @@ def scaled_targets(source: Any, raw_loss: Any, outputs: Any, center: Any, scale:
         if target.is_floating_point():
             target = target.to(dtype)
         shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else tuple(outputs[0].shape) if isinstance(outputs, (tuple, list)) and outputs else None
-        prepared.append(losses.prepare_target(raw_loss, target, shape))
+        prepared.append(losses.prepare_target(raw_loss, target, shape or tuple(target.shape)))
     return sources.ArraySource(source.inputs, tuple(prepared), source.weights)
 
 

@@ -93,7 +93,15 @@ def parts_of(case: dict[str, Any]) -> tuple[list[Part | None], dict[str, Any]]:
             encoded.append(((numbers - known.nanmean()) / known[~known.isnan()].std().clamp_min(1e-12)).nan_to_num().float())
         inputs, targets = torch.stack(encoded, 1), torch.as_tensor(table[target])
         method = (case.get("split") or {}).get("method", "random")
-        facts = dict(table=raw, target=target, used=tuple(used), dropped=tuple(case.get("drop", ())), standardised=True, split=method, split_column=(case.get("split") or {}).get("column"))
+        facts = dict(
+            table=raw,
+            target=target,
+            used=tuple(used),
+            dropped=tuple(case.get("drop", ())),
+            standardised=True,
+            split=method,
+            split_column=(case.get("split") or {}).get("column"),
+        )
         return [part_of(inputs[cut], targets[cut], rows=cut) for cut in rows], facts
     rows = split_rows(len(case["y"]), case)
     return [part_of(case["X"][cut], case["y"][cut], rows=cut) for cut in rows], {"split": (case.get("split") or {}).get("method", "random")}
@@ -131,7 +139,10 @@ def subject_of(case: dict[str, Any]) -> Subject:
     if "metric" in case and callable(case["metric"]):
         metrics, default = {case.get("metric_name", "score"): case["metric"]}, False
     elif "metric" in case:
-        metrics, default = {case["metric"]: lambda out, y: (out.argmax(1) == y).float().mean() if not y.is_floating_point() else ((out > 0) == (y > 0.5)).float().mean()}, False
+        metrics, default = (
+            {case["metric"]: lambda out, y: (out.argmax(1) == y).float().mean() if not y.is_floating_point() else ((out > 0) == (y > 0.5)).float().mean()},
+            False,
+        )
     return Subject(
         model=model, train=train, val=val, test=test, loss=loss, loss_name=name, task=case["task"] if case["task"] in ("binary", "multiclass", "multilabel", "regression") else None,
         optimizer=optimizer, schedule=schedule, batch_size=case["batch_size"], epochs=case["epochs"], shuffle=case.get("shuffle", True), clip_norm=case.get("clip_grad_norm"),

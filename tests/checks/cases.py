@@ -237,7 +237,11 @@ def _d14(bad: bool) -> Case:
     effect = torch.randn(12, generator=g(4)) * 1.5
     z = torch.randn(n, 2, generator=g(2))
     y = effect[code] + z[:, 0] + 0.3 * torch.randn(n, generator=g(3))
-    table = {"city": code, "a": z[:, 0], "b": z[:, 1], "y": y} if bad else {**{f"city_{k}": (code == k).long() for k in range(12)}, "a": z[:, 0], "b": z[:, 1], "y": y}
+    table = (
+        {"city": code, "a": z[:, 0], "b": z[:, 1], "y": y}
+        if bad
+        else {**{f"city_{k}": (code == k).long() for k in range(12)}, "a": z[:, 0], "b": z[:, 1], "y": y}
+    )
     return case(mlp(len(table) - 1, 1), lambda o, t: F.mse_loss(o.flatten(), t.flatten()), "regression", table=table, target="y")
 
 
@@ -253,7 +257,12 @@ def _d16(bad: bool) -> Case:
     n = 500
     c = 20 + 5 * torch.randn(n, generator=g(1))
     z = torch.randn(n, generator=g(2))
-    table = {"celsius": c, "fahrenheit": c * 1.8 + 32 if bad else 50 + 10 * torch.randn(n, generator=g(5)), "z": z, "y": 0.2 * c + z + 0.2 * torch.randn(n, generator=g(3))}
+    table = {
+        "celsius": c,
+        "fahrenheit": c * 1.8 + 32 if bad else 50 + 10 * torch.randn(n, generator=g(5)),
+        "z": z,
+        "y": 0.2 * c + z + 0.2 * torch.randn(n, generator=g(3)),
+    }
     return case(nn.Linear(3, 1), lambda o, t: F.mse_loss(o.flatten(), t.flatten()), "regression", table=table, target="y", lr=5e-2, epochs=15)
 
 
@@ -315,7 +324,15 @@ def _s02(bad: bool) -> Case:
     label = torch.randint(0, 2, (groups,), generator=g(3))
     X = base[who] + 0.3 * torch.randn(n, 4, generator=g(4))
     table = {"patient": who, **{f"f{k}": X[:, k] for k in range(4)}, "ill": label[who]}
-    return case(mlp(4, 2), "CrossEntropyLoss", "multiclass", table=table, target="ill", drop=["patient"], split=dict(method="random") if bad else dict(method="group", column="patient"))
+    return case(
+        mlp(4, 2),
+        "CrossEntropyLoss",
+        "multiclass",
+        table=table,
+        target="ill",
+        drop=["patient"],
+        split=dict(method="random") if bad else dict(method="group", column="patient"),
+    )
 
 
 @rule("s02 text ids", "S02")
@@ -359,13 +376,27 @@ def _s06(bad: bool) -> Case:
 @rule("s09 validation in training", "S09", "S01")
 def _s09(bad: bool) -> Case:
     X, y = blobs(700)
-    return case(mlp(8, 3), "CrossEntropyLoss", "multiclass", train=(X[:400], y[:400]), val=(X[:150], y[:150]) if bad else (X[400:550], y[400:550]), test=(X[550:], y[550:]))
+    return case(
+        mlp(8, 3),
+        "CrossEntropyLoss",
+        "multiclass",
+        train=(X[:400], y[:400]),
+        val=(X[:150], y[:150]) if bad else (X[400:550], y[400:550]),
+        test=(X[550:], y[550:]),
+    )
 
 
 @rule("s10 twelve validation rows", "S10")
 def _s10(bad: bool) -> Case:
     X, y = blobs(700)
-    return case(mlp(8, 3), "CrossEntropyLoss", "multiclass", train=(X[:500], y[:500]), val=(X[500:512], y[500:512]) if bad else (X[500:600], y[500:600]), test=(X[600:], y[600:]))
+    return case(
+        mlp(8, 3),
+        "CrossEntropyLoss",
+        "multiclass",
+        train=(X[:500], y[:500]),
+        val=(X[500:512], y[500:512]) if bad else (X[500:600], y[500:600]),
+        test=(X[600:], y[600:]),
+    )
 
 
 @rule("s11 sorted rows cut in order", "S11", "S06")
@@ -417,7 +448,11 @@ class Helper:
 
 @rule("m02 layers in a helper object", "M02")
 def _m02b(bad: bool) -> Case:
-    net = Wrap(lambda m, x: m.out(torch.relu(m.helper.layers["a"](x))) if bad else m.out(torch.relu(m.a(x))), out=nn.Linear(8, 3), a=nn.Identity() if bad else nn.Linear(8, 8))
+    net = Wrap(
+        lambda m, x: m.out(torch.relu(m.helper.layers["a"](x))) if bad else m.out(torch.relu(m.a(x))),
+        out=nn.Linear(8, 3),
+        a=nn.Identity() if bad else nn.Linear(8, 8),
+    )
     if bad:
         net.helper = Helper()  # type: ignore[assignment]
     return classify(net)
@@ -450,7 +485,9 @@ def _m05(bad: bool) -> Case:
 def _m06(bad: bool) -> Case:
     X = torch.randn(500, 6, 4, generator=g(1))
     layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=not bad)
-    return case(Wrap(lambda m, x: m.out(m.att(x).mean(1)), att=layer, out=nn.Linear(4, 2)), "CrossEntropyLoss", "multiclass", X, (X[:, :, 0].sum(1) > 0).long(), lr=1e-2)
+    return case(
+        Wrap(lambda m, x: m.out(m.att(x).mean(1)), att=layer, out=nn.Linear(4, 2)), "CrossEntropyLoss", "multiclass", X, (X[:, :, 0].sum(1) > 0).long(), lr=1e-2
+    )
 
 
 @rule("m07 softmax over the batch", "M07", "M06")
@@ -514,7 +551,13 @@ def _m11b(bad: bool) -> Case:
 @rule("m12 second input ignored", "M12")
 def _m12(bad: bool) -> Case:
     X = torch.randn(500, 7, 3, generator=g(1))
-    return case(Wrap(lambda m, x: m.out(m.rnn(x[..., : 2 if bad else 3])[0][:, -1]), rnn=nn.GRU(2 if bad else 3, 8, batch_first=True), out=nn.Linear(8, 2)), "CrossEntropyLoss", "multiclass", X, (X[:, :, 2].sum(1) > 0).long())
+    return case(
+        Wrap(lambda m, x: m.out(m.rnn(x[..., : 2 if bad else 3])[0][:, -1]), rnn=nn.GRU(2 if bad else 3, 8, batch_first=True), out=nn.Linear(8, 2)),
+        "CrossEntropyLoss",
+        "multiclass",
+        X,
+        (X[:, :, 2].sum(1) > 0).long(),
+    )
 
 
 @rule("m13 hidden block skipped", "M13", "M11")
@@ -578,13 +621,25 @@ def _m19(bad: bool) -> Case:
 
 @rule("m20 dropout last", "M20")
 def _m20(bad: bool) -> Case:
-    return regress(nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 1), nn.Dropout(0.5)) if bad else nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 1)))
+    return regress(
+        nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 1), nn.Dropout(0.5))
+        if bad
+        else nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 1))
+    )
 
 
 @rule("m21 batch norm that lags", "M21")
 def _m21(bad: bool) -> Case:
     X, y = blobs(400, sep=1.6)
-    return case(nn.Sequential(nn.Linear(8, 24), nn.BatchNorm1d(24, momentum=0.001 if bad else 0.1), nn.ReLU(), nn.Linear(24, 3)), "CrossEntropyLoss", "multiclass", X * 8 + 40, y, lr=1e-2, epochs=4)
+    return case(
+        nn.Sequential(nn.Linear(8, 24), nn.BatchNorm1d(24, momentum=0.001 if bad else 0.1), nn.ReLU(), nn.Linear(24, 3)),
+        "CrossEntropyLoss",
+        "multiclass",
+        X * 8 + 40,
+        y,
+        lr=1e-2,
+        epochs=4,
+    )
 
 
 @rule("m22 squeeze without an axis", "M22")
@@ -620,14 +675,25 @@ def _m24(bad: bool) -> Case:
         mask = None if bad else torch.ones(9, 9, dtype=torch.bool).triu(1)
         return m.out(m.att(m.emb(x) + m.pos(torch.arange(9)), src_mask=mask))
 
-    net = Wrap(forward, emb=nn.Embedding(8, 12), pos=nn.Embedding(9, 12), att=nn.TransformerEncoderLayer(12, 2, 16, dropout=0.0, batch_first=True), out=nn.Linear(12, 8))
+    net = Wrap(
+        forward,
+        emb=nn.Embedding(8, 12),
+        pos=nn.Embedding(9, 12),
+        att=nn.TransformerEncoderLayer(12, 2, 16, dropout=0.0, batch_first=True),
+        out=nn.Linear(12, 8),
+    )
     return case(net, lambda o, t: F.cross_entropy(o.flatten(0, 1), t.flatten()), "sequence", X, y, epochs=4)
 
 
 @rule("m24 bidirectional layer", "M24")
 def _m24b(bad: bool) -> Case:
     X, y = language()
-    net = Wrap(lambda m, x: m.out(m.rnn(m.emb(x))[0]).transpose(1, 2), emb=nn.Embedding(8, 12), rnn=nn.GRU(12, 10, batch_first=True, bidirectional=bad), out=nn.Linear(20 if bad else 10, 8))
+    net = Wrap(
+        lambda m, x: m.out(m.rnn(m.emb(x))[0]).transpose(1, 2),
+        emb=nn.Embedding(8, 12),
+        rnn=nn.GRU(12, 10, batch_first=True, bidirectional=bad),
+        out=nn.Linear(20 if bad else 10, 8),
+    )
     return case(net, "CrossEntropyLoss", "sequence", X, y, epochs=4)
 
 
@@ -635,12 +701,21 @@ def _m24b(bad: bool) -> Case:
 def _m26(bad: bool) -> Case:
     x = torch.randint(0, 10, (600, 2), generator=g(1))
     w = torch.randn(10, generator=g(2))
-    return case(Wrap(lambda m, x: m.out(m.emb(x).flatten(1)), emb=nn.Embedding(10, 6, padding_idx=0 if bad else None), out=nn.Linear(12, 2)), "CrossEntropyLoss", "multiclass", x, (w[x].sum(1) > 0).long(), lr=1e-2)
+    return case(
+        Wrap(lambda m, x: m.out(m.emb(x).flatten(1)), emb=nn.Embedding(10, 6, padding_idx=0 if bad else None), out=nn.Linear(12, 2)),
+        "CrossEntropyLoss",
+        "multiclass",
+        x,
+        (w[x].sum(1) > 0).long(),
+        lr=1e-2,
+    )
 
 
 @rule("m28 dropout in eval", "M28", "M03")
 def _m28(bad: bool) -> Case:
-    return classify(Wrap(lambda m, x: m.out(F.dropout(torch.relu(m.a(x)), 0.3, training=True if bad else m.training)), a=nn.Linear(8, 24), out=nn.Linear(24, 3)))
+    return classify(
+        Wrap(lambda m, x: m.out(F.dropout(torch.relu(m.a(x)), 0.3, training=True if bad else m.training)), a=nn.Linear(8, 24), out=nn.Linear(24, 3))
+    )
 
 
 @rule("m28 noise in eval", "M28", "M03")
@@ -939,7 +1014,9 @@ def _e02(bad: bool) -> Case:
 def _e04(bad: bool) -> Case:
     X, y = blobs(600, C=2)
     threshold = 0.5 if bad else 0.0
-    return case(mlp(8, 1), "BCEWithLogitsLoss", "binary", X, y[:, None].float(), metric=lambda o, t: ((o > threshold).float() == t).float().mean(), metric_name="acc")
+    return case(
+        mlp(8, 1), "BCEWithLogitsLoss", "binary", X, y[:, None].float(), metric=lambda o, t: ((o > threshold).float() == t).float().mean(), metric_name="acc"
+    )
 
 
 @rule("e05 metric broadcast", "E05", "E12")
@@ -1029,7 +1106,9 @@ def _teacher() -> Case:
 @healthy("residual branch that starts at zero")
 def _zero() -> Case:
     torch.manual_seed(0)
-    net = Wrap(lambda m, x: m.out(m.inp(x) + m.b(torch.relu(m.a(m.inp(x))))), inp=nn.Linear(8, 16), a=nn.Linear(16, 16), b=nn.Linear(16, 16), out=nn.Linear(16, 3))
+    net = Wrap(
+        lambda m, x: m.out(m.inp(x) + m.b(torch.relu(m.a(m.inp(x))))), inp=nn.Linear(8, 16), a=nn.Linear(16, 16), b=nn.Linear(16, 16), out=nn.Linear(16, 3)
+    )
     nn.init.zeros_(net.b.weight)  # type: ignore[union-attr, arg-type]
     nn.init.zeros_(net.b.bias)  # type: ignore[union-attr, arg-type]
     return classify(net)
@@ -1060,7 +1139,15 @@ def _h13() -> Case:
 def _lowrank() -> Case:
     torch.manual_seed(0)
     X = torch.randn(500, 12, generator=g(1))
-    return case(nn.Sequential(nn.Linear(12, 2, bias=False), nn.Linear(2, 5)), "MSELoss", "regression", X, X @ torch.randn(12, 2, generator=g(2)) @ torch.randn(2, 5, generator=g(3)) * 0.3, lr=1e-2, epochs=20)
+    return case(
+        nn.Sequential(nn.Linear(12, 2, bias=False), nn.Linear(2, 5)),
+        "MSELoss",
+        "regression",
+        X,
+        X @ torch.randn(12, 2, generator=g(2)) @ torch.randn(2, 5, generator=g(3)) * 0.3,
+        lr=1e-2,
+        epochs=20,
+    )
 
 
 @healthy("gaussian likelihood, negative loss")
@@ -1154,7 +1241,14 @@ def _h27() -> Case:
 def _h28() -> Case:
     torch.manual_seed(0)
     X = torch.randn(500, 7, 3, generator=g(1))
-    return case(Wrap(lambda m, x: m.out(m.enc(x).mean(1)), enc=nn.Sequential(nn.Linear(3, 16), nn.ReLU()), out=nn.Linear(16, 2)), "CrossEntropyLoss", "multiclass", X, (X[:, :, 0].mean(1) > 0).long(), lr=1e-2)
+    return case(
+        Wrap(lambda m, x: m.out(m.enc(x).mean(1)), enc=nn.Sequential(nn.Linear(3, 16), nn.ReLU()), out=nn.Linear(16, 2)),
+        "CrossEntropyLoss",
+        "multiclass",
+        X,
+        (X[:, :, 0].mean(1) > 0).long(),
+        lr=1e-2,
+    )
 
 
 @healthy("weak and rare targets")
@@ -1170,14 +1264,23 @@ def _onehot() -> Case:
     n = 600
     kind = F.one_hot(torch.randint(0, 6, (n,), generator=g(1)), 6).float()
     count = torch.poisson(torch.full((n, 1), 4.0), generator=g(2))
-    return case(mlp(7, 1), "MSELoss", "regression", torch.cat([kind, count], 1), kind[:, :1] - kind[:, 1:2] + 0.2 * count + 0.2 * torch.randn(n, 1, generator=g(3)), lr=1e-2)
+    return case(
+        mlp(7, 1),
+        "MSELoss",
+        "regression",
+        torch.cat([kind, count], 1),
+        kind[:, :1] - kind[:, 1:2] + 0.2 * count + 0.2 * torch.randn(n, 1, generator=g(3)),
+        lr=1e-2,
+    )
 
 
 @healthy("bytes divided inside the model")
 def _bytes() -> Case:
     torch.manual_seed(0)
     X, y = pictures()
-    net = Wrap(lambda m, x: m.f(x / 127.5 - 1), f=nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(8, 4)))
+    net = Wrap(
+        lambda m, x: m.f(x / 127.5 - 1), f=nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    )
     return case(net, "CrossEntropyLoss", "multiclass", (X * 255).round(), y)
 
 
@@ -1242,7 +1345,15 @@ def _timesplit() -> Case:
     n = 600
     z = torch.randn(n, 2, generator=g(1))
     table = {"day": torch.arange(n).double(), "a": z[:, 0], "b": z[:, 1], "y": z[:, 0] + torch.sin(torch.arange(n) / 20) + 0.1 * torch.randn(n, generator=g(2))}
-    return case(mlp(2, 1), lambda o, t: F.mse_loss(o.flatten(), t.flatten()), "regression", table=table, target="y", drop=["day"], split=dict(method="time", column="day"))
+    return case(
+        mlp(2, 1),
+        lambda o, t: F.mse_loss(o.flatten(), t.flatten()),
+        "regression",
+        table=table,
+        target="y",
+        drop=["day"],
+        split=dict(method="time", column="day"),
+    )
 
 
 @healthy("hours and grades as numbers")
@@ -1250,7 +1361,12 @@ def _hours() -> Case:
     torch.manual_seed(0)
     n = 900
     hour, grade = torch.randint(0, 24, (n,), generator=g(1)), torch.randint(1, 8, (n,), generator=g(2))
-    table = {"hour": hour, "grade": grade, "z": torch.randn(n, generator=g(3)), "y": torch.sin(hour / 24 * 2 * math.pi) + 0.3 * grade + 0.3 * torch.randn(n, generator=g(4))}
+    table = {
+        "hour": hour,
+        "grade": grade,
+        "z": torch.randn(n, generator=g(3)),
+        "y": torch.sin(hour / 24 * 2 * math.pi) + 0.3 * grade + 0.3 * torch.randn(n, generator=g(4)),
+    }
     return case(mlp(3, 1), lambda o, t: F.mse_loss(o.flatten(), t.flatten()), "regression", table=table, target="y", lr=1e-2)
 
 
@@ -1281,14 +1397,25 @@ def _tagger() -> Case:
     torch.manual_seed(0)
     X = torch.randint(0, 6, (400, 9), generator=g(1))
     y = ((X + X.roll(1, 1)) % 3).long()
-    net = Wrap(lambda m, x: m.out(m.rnn(m.emb(x))[0]).transpose(1, 2), emb=nn.Embedding(6, 10), rnn=nn.GRU(10, 12, batch_first=True, bidirectional=True), out=nn.Linear(24, 3))
+    net = Wrap(
+        lambda m, x: m.out(m.rnn(m.emb(x))[0]).transpose(1, 2),
+        emb=nn.Embedding(6, 10),
+        rnn=nn.GRU(10, 12, batch_first=True, bidirectional=True),
+        out=nn.Linear(24, 3),
+    )
     return case(net, "CrossEntropyLoss", "sequence", X, y, lr=1e-2)
 
 
 @healthy("AdamW with a decay of 0.1 and OneCycle")
 def _onecycle() -> Case:
     torch.manual_seed(0)
-    return classify(optimizer="AdamW", lr=1e-3, optimizer_kwargs=dict(weight_decay=0.1), scheduler=lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 1e-2, total_steps=72), scheduler_on="batch")
+    return classify(
+        optimizer="AdamW",
+        lr=1e-3,
+        optimizer_kwargs=dict(weight_decay=0.1),
+        scheduler=lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 1e-2, total_steps=72),
+        scheduler_on="batch",
+    )
 
 
 @healthy("step schedule by epochs")
@@ -1301,7 +1428,18 @@ def _steplr() -> Case:
 def _conv() -> Case:
     torch.manual_seed(0)
     X, y = pictures(channels=3)
-    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 4),
+    )
     return case(net, "CrossEntropyLoss", "multiclass", (X - 0.2) / 0.25, y, optimizer="SGD", lr=0.1, optimizer_kwargs=dict(momentum=0.9), epochs=5)
 
 
@@ -1432,7 +1570,15 @@ def _lstm() -> Case:
     torch.manual_seed(0)
     s = torch.sin(torch.arange(700) / 9) + 0.15 * torch.randn(700, generator=g(1))
     X, y = s.unfold(0, 12, 1)[:-1, :, None].contiguous(), s[12:, None]
-    return case(Wrap(lambda m, x: m.out(m.rnn(x)[0][:, -1]), rnn=nn.LSTM(1, 12, batch_first=True), out=nn.Linear(12, 1)), "MSELoss", "regression", X, y[: len(X)], split=dict(method="ordered"), lr=1e-2)
+    return case(
+        Wrap(lambda m, x: m.out(m.rnn(x)[0][:, -1]), rnn=nn.LSTM(1, 12, batch_first=True), out=nn.Linear(12, 1)),
+        "MSELoss",
+        "regression",
+        X,
+        y[: len(X)],
+        split=dict(method="ordered"),
+        lr=1e-2,
+    )
 
 
 @healthy("spirals")
@@ -1464,7 +1610,12 @@ def _resnet() -> Case:
     class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.a, self.b, self.n, self.k = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+            self.a, self.b, self.n, self.k = (
+                nn.Conv2d(8, 8, 3, padding=1, bias=False),
+                nn.Conv2d(8, 8, 3, padding=1, bias=False),
+                nn.BatchNorm2d(8),
+                nn.BatchNorm2d(8),
+            )
             nn.init.zeros_(self.k.weight)
 
         def forward(self, x: Tensor) -> Tensor:
@@ -1490,7 +1641,15 @@ def _multilabel() -> Case:
     X = torch.randn(800, 8, generator=g(1))
     y = (X @ torch.randn(8, 5, generator=g(2)) > torch.tensor([0.0, 2, 4, -2, 1])).float()
     positive = y.mean(0)
-    return case(mlp(8, 5), nn.BCEWithLogitsLoss(pos_weight=(1 - positive) / positive), "multilabel", X, y, metric=lambda o, t: ((o > 0) == (t > 0.5)).float().mean(), metric_name="accuracy")
+    return case(
+        mlp(8, 5),
+        nn.BCEWithLogitsLoss(pos_weight=(1 - positive) / positive),
+        "multilabel",
+        X,
+        y,
+        metric=lambda o, t: ((o > 0) == (t > 0.5)).float().mean(),
+        metric_name="accuracy",
+    )
 
 
 @healthy("skewed positive target by log")
@@ -1529,7 +1688,12 @@ def _mixed() -> Case:
     n = 600
     city = torch.randint(0, 5, (n,), generator=g(1))
     age = torch.randint(18, 80, (n,), generator=g(2))
-    table = {"city": [["Bern", "Chur", "Genf", "Basel", "Zug"][int(k)] for k in city], "age": age, "income": torch.rand(n, generator=g(3)) * 9e4, "member": torch.randint(0, 2, (n,), generator=g(4))}
+    table = {
+        "city": [["Bern", "Chur", "Genf", "Basel", "Zug"][int(k)] for k in city],
+        "age": age,
+        "income": torch.rand(n, generator=g(3)) * 9e4,
+        "member": torch.randint(0, 2, (n,), generator=g(4)),
+    }
     y = ((age - 48) / 20 + torch.randn(n, generator=g(5)) > 0).long()
     return case(mlp(4, 2), "CrossEntropyLoss", "multiclass", table=table | {"bought": y}, target="bought", lr=1e-2)
 

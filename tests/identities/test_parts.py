@@ -27,7 +27,9 @@ def test_seven_uneven_parts_equal_the_whole_batch(name):
     x = torch.randn(20, 5, generator=generator, dtype=torch.float64)
     y = torch.randint(0, 3, (20,), generator=generator)
     y[:3] = 2  # one part in which, with ignore_index=2, nothing counts
-    settings = dict(loss=LOSSES[name], optimizer="SGD", lr=0.01, epochs=3, batch_size="all", folder=None, quiet=True, checks=False, keep="last", patience=None, device="cpu")
+    settings = dict(
+        loss=LOSSES[name], optimizer="SGD", lr=0.01, epochs=3, batch_size="all", folder=None, quiet=True, checks=False, keep="last", patience=None, device="cpu"
+    )
     whole = fs.fit(make, fs.Splits((x, y)), **settings)
     parts = fs.fit(make, fs.Splits((x, y)), part_size=3, **settings)
     for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):

@@ -25,6 +25,7 @@ def run_demo(folder: str, *, quiet: bool = False) -> dict[str, Any]:
         started = time.perf_counter()
         splits = data.split(stratify=True)
         run = fs.fit(model, splits, folder=folder, epochs=60 if name == "penguins" else 20, quiet=quiet)
+        assert run.folder is not None
         scores = run.evaluate("test")
         print(f"{name}, test split\n{scores}")
         loaded = fs.load(run.folder / "model.fivestep")

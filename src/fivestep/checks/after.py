@@ -189,7 +189,15 @@ def rule_d05(after: Trained) -> Finding | None:
     inputs = after.subject.train.inputs
     values = [epoch.val_loss for epoch in after.watch.epochs if epoch.val_loss is not None and math.isfinite(epoch.val_loss)]
     # Pictures and sequences hide relations from neighbours and single values: there the suspicion means little.
-    if not suspected or not isinstance(inputs, Tensor) or inputs.dim() != 2 or inputs.shape[1] > 64 or not values or len(after.watch.losses) < 40 or after.baseline is None:
+    if (
+        not suspected
+        or not isinstance(inputs, Tensor)
+        or inputs.dim() != 2
+        or inputs.shape[1] > 64
+        or not values
+        or len(after.watch.losses) < 40
+        or after.baseline is None
+    ):
         return None
     _, constant = after.baseline
     if min(values) < constant - 0.03 * abs(constant):
@@ -331,7 +339,9 @@ def changed_attributes(fresh: nn.Module, trained: nn.Module) -> list[str]:
 RULES: tuple[Callable[[Trained], Finding | None], ...] = (rule_o02, rule_t03, rule_m21, rule_s15, rule_t04, rule_d05, rule_p01)
 
 
-def check_scores(subject: Subject, name: str, outputs: Any, targets: tuple[Any, ...], *, train_accuracy: float | None = None, ignore: Sequence[str] = ()) -> list[Finding]:
+def check_scores(
+    subject: Subject, name: str, outputs: Any, targets: tuple[Any, ...], *, train_accuracy: float | None = None, ignore: Sequence[str] = ()
+) -> list[Finding]:
     """Findings on the outputs of a scored split: accuracy that a constant answer reaches too (E01), labels numbered another way (S15, with `train_accuracy`).
 
     `outputs` are what the metrics get, `targets` a tuple of tensors in the same order.
@@ -443,14 +453,24 @@ def check_prediction_rows(statistics: TrainingStatistics | None, rows: Any, *, i
     if len(rows) >= 20:
         odd |= numpy.maximum(ratio, 1 / ratio) > 4
     share = float(odd[steady].mean())
-    order = better_order(rows, mean, deviation, steady) if len(rows) >= 20 and steady.sum() >= 3 and (share > 0.3 or float((shift[steady] > 1).mean()) > 0.3) else None
+    order = (
+        better_order(rows, mean, deviation, steady)
+        if len(rows) >= 20 and steady.sum() >= 3 and (share > 0.3 or float((shift[steady] > 1).mean()) > 0.3)
+        else None
+    )
     if order is not None:
         found.append(Finding(
             "I02", "warning", f"{share:.0%} of the columns are far from where they were in training, and in the order {order} all of them fit.", {"order": order, "share": share},
             "The columns come in another order than in training: each weight meets another column.", "Predict a frame with named columns, or restore the order.",
         ))  # fmt: skip
     elif share > 0.3:
-        found.append(elsewhere(share, f"have means {numpy.median(shift[steady]):.3g} training deviations away or another spread (times {numpy.median(ratio[steady]):.3g})", {"shift": float(numpy.median(shift[steady])), "ratio": float(numpy.median(ratio[steady]))}))
+        found.append(
+            elsewhere(
+                share,
+                f"have means {numpy.median(shift[steady]):.3g} training deviations away or another spread (times {numpy.median(ratio[steady]):.3g})",
+                {"shift": float(numpy.median(shift[steady])), "ratio": float(numpy.median(ratio[steady]))},
+            )
+        )
     return [finding for finding in found if finding.code not in ignore]
 
 
@@ -467,7 +487,9 @@ def better_order(rows: numpy.ndarray, mean: numpy.ndarray, deviation: numpy.ndar
     if len(columns) > 300:
         return None
     given_mean, given_spread = rows.mean(0)[columns], numpy.maximum(rows.std(0)[columns], 1e-12)
-    cost = numpy.abs(given_mean[:, None] - mean[columns][None]) / deviation[columns][None] + numpy.abs(numpy.log(given_spread[:, None] / deviation[columns][None]))
+    cost = numpy.abs(given_mean[:, None] - mean[columns][None]) / deviation[columns][None] + numpy.abs(
+        numpy.log(given_spread[:, None] / deviation[columns][None])
+    )
     if float(cost.diagonal().mean()) < 0.5:
         return None
     remaining, order, costs = cost.copy(), list(range(len(mean))), []

@@ -46,6 +46,9 @@ def check_before(subject: Subject, *, ignore: Sequence[str] = (), seconds: float
             code = rule.__name__.removeprefix("rule_").upper()
             if code in ignore:
                 continue
+            if not probe.has_time():
+                refused.setdefault(f"the {probe.seconds:g} seconds for checks are used up", []).append(code)
+                continue
             try:
                 result: Any = rule(subject, probe)
             except Exception as error:  # a rule must not end a run; the note below says what happened
@@ -60,7 +63,14 @@ def check_before(subject: Subject, *, ignore: Sequence[str] = (), seconds: float
 
 def could_not_check(codes: Sequence[str], reason: str) -> Finding:
     """The note that some rules were not made, and why."""
-    return Finding("C00", "note", f"{', '.join(codes)} could not be checked: {reason[:300]}", {"rules": list(codes), "reason": reason[:300]}, "These mistakes would go unseen.", "")
+    return Finding(
+        "C00",
+        "note",
+        f"{', '.join(codes)} could not be checked: {reason[:300]}",
+        {"rules": list(codes), "reason": reason[:300]},
+        "These mistakes would go unseen.",
+        "",
+    )
 
 
 def explained(findings: Sequence[Finding]) -> list[Finding]:
@@ -68,6 +78,8 @@ def explained(findings: Sequence[Finding]) -> list[Finding]:
     loud = {finding.code for finding in findings if finding.severity != "note"}
     covered = {code for cause, codes in EXPLAINS.items() if cause in loud for code in codes}
     return [
-        Finding(finding.code, "note", finding.what, finding.evidence, finding.cause, finding.fix) if finding.code in covered and finding.severity == "warning" else finding
+        Finding(finding.code, "note", finding.what, finding.evidence, finding.cause, finding.fix)
+        if finding.code in covered and finding.severity == "warning"
+        else finding
         for finding in findings
     ]

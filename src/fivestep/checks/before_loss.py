@@ -20,7 +20,7 @@ from fivestep import seeds
 from fivestep.checks.before_data import padding_of, trailing
 from fivestep.checks.before_model import Rule, compares_values
 from fivestep.checks.findings import Finding
-from fivestep.checks.probe import Probe
+from fivestep.checks.probe import FLAT, Probe, row_step
 from fivestep.checks.recording import Recorder, tensors_in
 from fivestep.checks.subject import Subject
 from fivestep.data.batches import map_tensors
@@ -118,8 +118,13 @@ def rule_l03(subject: Subject, probe: Probe) -> Finding | None:
         inputs = map_tensors(lambda tensor: tensor * 50 if tensor.is_floating_point() else tensor, probe.batch[0])
         if not any(tensor.is_floating_point() for tensor in tensors_in(probe.batch[0])):
             return None
-        wide = probe.outputs(probe.fresh().eval(), inputs)
-        if float(wide.min()) < 0 or float(wide.max()) > 1 or float(wide.max() - wide.min()) < 1e-3 or probe.output_operations & {"Relu", "Clamp", "ClampMin", "LogSoftmax"}:
+        wide = probe.outputs(probe.calm, inputs)
+        if (
+            float(wide.min()) < 0
+            or float(wide.max()) > 1
+            or float(wide.max() - wide.min()) < 1e-3
+            or probe.output_operations & {"Relu", "Clamp", "ClampMin", "LogSoftmax"}
+        ):
             return None
     return Finding(
         "L03", "warning", f"{calls[0].name} is given values between {float(logits.min()):.3g} and {float(logits.max()):.3g} that come from {next(iter(squashed), 'a bounded function')}.",
@@ -152,9 +157,17 @@ def permutation(size: int) -> Tensor:
 def rule_l05(subject: Subject, probe: Probe) -> Finding | None:
     """Outputs and targets have other shapes, and permuting the outputs' rows does not change the loss: they were broadcast against each other."""
     output, target = probe.training.output, single_target(probe)
-    if output is None or target is None or not probe.training.single or output.dim() == 0 or len(output) != len(target) or len(output) < 4 or output.shape == target.shape:
+    if (
+        output is None
+        or target is None
+        or not probe.training.single
+        or output.dim() == 0
+        or len(output) != len(target)
+        or len(output) < 4
+        or output.shape == target.shape
+    ):
         return None
-    if probe.loss_family == "classes" or (not target.is_floating_point() and not probe.loss_family == "distance" and not probe.is_custom):
+    if probe.loss_family == "classes" or (not target.is_floating_point() and probe.loss_family != "distance" and not probe.is_custom):
         return None
     made = torch.randn(output.shape, generator=torch.Generator().manual_seed(5)).to(output)
     if probe.loss_family == "binary" or probe.output_operations & {"Sigmoid", "Softmax"}:
@@ -224,13 +237,14 @@ def rule_l08(subject: Subject, probe: Probe) -> Finding | None:
     output = probe.training.output
     if output is None or not (probe.loss_family == "distance" or (probe.is_custom and compares_values(subject, probe))):
         return None
-    target, flat = probe.target_rows("train"), probe.flat("train")
-    if target is None or flat is None or target.shape[1] != 1 or output[0].numel() != 1 or flat.shape[1] > 1024:
+    rows_and_targets = probe.aligned("train")
+    if rows_and_targets is None or output[0].numel() != 1 or rows_and_targets[0].shape[1] > 1024:
         return None
-    labels = target[:, 0]
+    flat, labels = rows_and_targets
     if subject.table is not None and subject.target in (subject.table or {}):
         raw = probe.target_column  # the loss may see it standardised
-        labels = raw[probe.train_rows] if raw is not None and len(probe.train_rows) == len(labels) else labels
+        raw = raw[probe.train_rows][:: row_step(probe.train.inputs, FLAT)] if raw is not None else labels
+        labels = raw if len(raw) == len(labels) else labels
     if not numpy.isfinite(labels).all() or not numpy.all(labels == labels.round()):
         return None
     names, counts = numpy.unique(labels, return_counts=True)
@@ -275,7 +289,9 @@ def rule_l09(subject: Subject, probe: Probe) -> Finding | None:
     for call in probe.loss_calls("multilabel_soft_margin_loss"):
         target = call.get("target", 1)
         if isinstance(target, Tensor) and (float(target.min()) < 0 or float(target.max()) > 1):
-            return Finding("L09", "error", f"Targets go from {float(target.min()):g} to {float(target.max()):g}.", {}, "This loss wants 0 to 1.", "Map them to 0 and 1.")
+            return Finding(
+                "L09", "error", f"Targets go from {float(target.min()):g} to {float(target.max()):g}.", {}, "This loss wants 0 to 1.", "Map them to 0 and 1."
+            )
     return None
 
 
@@ -283,14 +299,25 @@ def rule_l10(subject: Subject, probe: Probe) -> Finding | None:
     """Class labels that begin at 1, are negative, or leave gaps."""
     target, output = probe.train.target, probe.training.output
     if subject.loss_name == "SoftMarginLoss" and target is not None and float(target.min()) == 0:
-        return Finding("L10", "warning", "Targets are 0 and 1; SoftMarginLoss wants -1 and 1.", {}, "A target of 0 has no gradient: that class is never learnt.", "Give 2 * y - 1.")
+        return Finding(
+            "L10",
+            "warning",
+            "Targets are 0 and 1; SoftMarginLoss wants -1 and 1.",
+            {},
+            "A target of 0 has no gradient: that class is never learnt.",
+            "Give 2 * y - 1.",
+        )
     if target is None or output is None or target.is_floating_point() or probe.loss_family != "classes" or output.dim() < 2:
         return None
     ignored = ignored_labels(probe)
     if ignored & set(range(1000)):
         return None
     count = output.shape[1]
-    values = numpy.unique(numpy.concatenate([view.target.detach().cpu().reshape(-1).numpy() for view in map(probe.view, probe.readable) if view is not None and view.target is not None]))
+    values = numpy.unique(
+        numpy.concatenate(
+            [view.target.detach().cpu().reshape(-1).numpy() for view in map(probe.view, probe.readable) if view is not None and view.target is not None]
+        )
+    )
     values = values[~numpy.isin(values, list(ignored))]
     if len(values) < 2:
         return None
@@ -306,7 +333,14 @@ def rule_l10(subject: Subject, probe: Probe) -> Finding | None:
             "Output 0 is wasted, and class names are off by one.", "Subtract 1 from the labels.",
         )  # fmt: skip
     if len(values) < values[-1] - values[0] + 1:
-        return Finding("L10", "note", f"{len(values)} labels between {values[0]} and {values[-1]}: some numbers do not occur.", {}, "Their outputs never learn.", "Number the classes without gaps.")
+        return Finding(
+            "L10",
+            "note",
+            f"{len(values)} labels between {values[0]} and {values[-1]}: some numbers do not occur.",
+            {},
+            "Their outputs never learn.",
+            "Number the classes without gaps.",
+        )
     return None
 
 
@@ -318,7 +352,14 @@ def rule_m27(subject: Subject, probe: Probe) -> Finding | None:
         return None
     most = max(int(values.max()) for values in sets.values() if len(values))
     if most + 1 < output.shape[1]:
-        return Finding("M27", "note", f"{output.shape[1]} outputs for labels up to {most}.", {"outputs": output.shape[1], "largest_label": most}, "The others only learn to be small.", "One output a class.")
+        return Finding(
+            "M27",
+            "note",
+            f"{output.shape[1]} outputs for labels up to {most}.",
+            {"outputs": output.shape[1], "largest_label": most},
+            "The others only learn to be small.",
+            "One output a class.",
+        )
     return None
 
 
@@ -347,7 +388,15 @@ def rule_l11(subject: Subject, probe: Probe) -> Finding | None:
 def rule_l12(subject: Subject, probe: Probe) -> Finding | None:
     """A loss of the user's that has no best value (its slope keeps one sign for all rows), or is blind to the sign of the outputs."""
     target, output = single_target(probe), probe.training.output
-    if not probe.is_custom or target is None or output is None or not probe.training.single or target.shape != output.shape or not target.is_floating_point() or probe.loss_family is not None:
+    if (
+        not probe.is_custom
+        or target is None
+        or output is None
+        or not probe.training.single
+        or target.shape != output.shape
+        or not target.is_floating_point()
+        or probe.loss_family is not None
+    ):
         return None
     values = target.to(output.dtype)
     spread = max(float(values.std()), 1e-6)
@@ -453,8 +502,47 @@ def rule_l14(subject: Subject, probe: Probe) -> Finding | None:
     return None
 
 
-INPUT_FIRST = ("input", "pred", "preds", "prediction", "predictions", "predicted", "output", "outputs", "out", "y_pred", "yhat", "y_hat", "logits", "o", "p", "estimate", "forecast", "yp", "hat")
-TARGET_FIRST = ("target", "targets", "y_true", "true", "truth", "y", "label", "labels", "actual", "actuals", "observed", "t", "ground_truth", "gt", "answer", "reference", "yt", "expected")
+INPUT_FIRST = (
+    "input",
+    "pred",
+    "preds",
+    "prediction",
+    "predictions",
+    "predicted",
+    "output",
+    "outputs",
+    "out",
+    "y_pred",
+    "yhat",
+    "y_hat",
+    "logits",
+    "o",
+    "p",
+    "estimate",
+    "forecast",
+    "yp",
+    "hat",
+)
+TARGET_FIRST = (
+    "target",
+    "targets",
+    "y_true",
+    "true",
+    "truth",
+    "y",
+    "label",
+    "labels",
+    "actual",
+    "actuals",
+    "observed",
+    "t",
+    "ground_truth",
+    "gt",
+    "answer",
+    "reference",
+    "yt",
+    "expected",
+)
 
 
 def swapped_call(probe: Probe, outputs: Tensor, target: Tensor) -> tuple[str, str, str] | None:
@@ -493,7 +581,8 @@ def declared_quantile(loss: Any) -> float | None:
     code, closure = getattr(loss, "__code__", None), getattr(loss, "__closure__", None)
     if code is not None:
         arguments = code.co_varnames[: code.co_argcount]
-        places.append(dict(zip(arguments[len(arguments) - len(loss.__defaults__ or ()) :], loss.__defaults__ or ())))
+        defaults = getattr(loss, "__defaults__", None) or ()
+        places.append(dict(zip(arguments[len(arguments) - len(defaults) :], defaults)))
         if closure:
             places.append({name: cell.cell_contents for name, cell in zip(code.co_freevars, closure) if cell_is_full(cell)})
     for place in places:
@@ -623,7 +712,7 @@ def rule_l20(subject: Subject, probe: Probe) -> Finding | None:
     name = subject.loss_name or ""
     if gradient is None or gradient.dim() < 2 or not bool(gradient.any()) or "Margin" in name or "Hinge" in name or "Embedding" in name:
         return None
-    axis = 1 if gradient.dim() in (2, 4) or probe.loss_family == "classes" and not probe.is_custom else gradient.dim() - 1
+    axis = 1 if gradient.dim() in (2, 4) or (probe.loss_family == "classes" and not probe.is_custom) else gradient.dim() - 1
     sizes = gradient.abs().movedim(axis, 0).reshape(gradient.shape[axis], -1).sum(1)
     silent = (sizes == 0).nonzero()[:, 0].tolist()
     if not silent or len(sizes) < 2:
@@ -655,8 +744,14 @@ def rule_l21(subject: Subject, probe: Probe) -> Finding | None:
     if target is None or not probe.training.single:
         return None
     from_model = probe.evaluation.output
-    if from_model is not None and from_model.grad_fn is not None and type(from_model.grad_fn).__name__.startswith("Log") and "Softmax" not in type(from_model.grad_fn).__name__ and "Sigmoid" not in type(from_model.grad_fn).__name__:
-        wide = probe.outputs(probe.fresh().eval(), map_tensors(lambda tensor: tensor * 1e4 if tensor.is_floating_point() else tensor, probe.batch[0]))
+    if (
+        from_model is not None
+        and from_model.grad_fn is not None
+        and type(from_model.grad_fn).__name__.startswith("Log")
+        and "Softmax" not in type(from_model.grad_fn).__name__
+        and "Sigmoid" not in type(from_model.grad_fn).__name__
+    ):
+        wide = probe.outputs(probe.calm, map_tensors(lambda tensor: tensor * 1e4 if tensor.is_floating_point() else tensor, probe.batch[0]))
         if bool(torch.isinf(wide).any()):
             return saturated("The model takes the log of a probability that becomes exactly 0 for larger inputs.")
     if not probe.is_custom or probe.loss_family is not None:
@@ -702,14 +797,21 @@ def rule_l22(subject: Subject, probe: Probe) -> Finding | None:
     for call in probe.loss_calls("cross_entropy", "nll_loss"):
         logits = call.input
         inputs = probe.batch[0]
-        if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[1] != logits.shape[2] or not isinstance(inputs, Tensor) or inputs.dim() < 2 or logits is not probe.training.picked:
+        if (
+            not isinstance(logits, Tensor)
+            or logits.dim() != 3
+            or logits.shape[1] != logits.shape[2]
+            or not isinstance(inputs, Tensor)
+            or inputs.dim() < 2
+            or logits is not probe.training.picked
+        ):
             continue
         length = logits.shape[1]
         time = next((axis for axis in range(1, inputs.dim()) if inputs.shape[axis] == length), None)
         if time is None:
             continue
         few = inputs[:16]
-        model = probe.fresh().eval()
+        model = probe.calm
         with seeds.restored(0):
             before = probe.outputs(model, few)
         along = numpy.zeros(2)
@@ -743,7 +845,9 @@ def rule_l25(subject: Subject, probe: Probe) -> Finding | None:
             "The loss falls to nothing at once and the model is a constant.", "Look which column was read as the target.",
         )  # fmt: skip
     if constant.any() and target.shape[1] <= 64:
-        return Finding("L25", "note", f"Target column(s) {numpy.flatnonzero(constant)[:5].tolist()} never vary.", {}, "They are learnt at once.", "Leave them out.")
+        return Finding(
+            "L25", "note", f"Target column(s) {numpy.flatnonzero(constant)[:5].tolist()} never vary.", {}, "They are learnt at once.", "Leave them out."
+        )
     return None
 
 
@@ -778,7 +882,7 @@ def metric_target(probe: Probe) -> Tensor | None:
 
 def rule_e02(subject: Subject, probe: Probe) -> Finding | None:
     """mode="max" for a loss or an error, mode="min" for a score; for a metric of the user's own it is asked at right and wrong answers."""
-    if subject.mode is None or subject.keep == "last" and not subject.has_patience:
+    if subject.mode is None or (subject.keep == "last" and not subject.has_patience):
         return None
     name = subject.monitor.lower()
     falls = any(word in name for word in ("loss", "err", "mse", "mae", "rmse", "perplexity", "brier", "nll", "deviance"))
@@ -823,21 +927,32 @@ def judge_metric(probe: Probe, name: str, function: Callable[..., Any], output: 
         return broadcast_metric(probe, name, function, output, target)
     axis = None if target.is_floating_point() or target.numel() == output.numel() else class_axis(output, target)
     squash = (lambda value: value.sigmoid()) if axis is None else (lambda value: value.softmax(axis))
-    forms = {"logits": (right, wrong), "probabilities": (squash(right), squash(wrong)), "decisions": ((squash(right) > 0.5).to(right.dtype), (squash(wrong) > 0.5).to(right.dtype))}
+    forms = {
+        "logits": (right, wrong),
+        "probabilities": (squash(right), squash(wrong)),
+        "decisions": ((squash(right) > 0.5).to(right.dtype), (squash(wrong) > 0.5).to(right.dtype)),
+    }
     values = {form: (metric_value(function, good, target), metric_value(function, bad, target)) for form, (good, bad) in forms.items()}
     if all(math.isnan(good) for good, _ in values.values()):
         return None
 
     def sound(pair: tuple[float, float]) -> bool:
         good, bad = pair
-        return (good >= 0.99 and bad < 0.7) or (good <= 0.011 and bad >= 0.3) or (abs(good - bad) > 0.3 and not (0 <= good <= 1 and 0 <= bad <= 1) and math.isfinite(good))
+        return (
+            (good >= 0.99 and bad < 0.7)
+            or (good <= 0.011 and bad >= 0.3)
+            or (abs(good - bad) > 0.3 and not (0 <= good <= 1 and 0 <= bad <= 1) and math.isfinite(good))
+        )
 
     # What the model hands to the metric: probabilities where its last operation makes them, else values of any size.
     own = "probabilities" if probe.output_operations & {"Sigmoid", "Softmax"} or probe.loss_calls("binary_cross_entropy") else "logits"
     if not any(sound(pair) for pair in values.values()):
         with Recorder() as recorder:
             metric_value(function, right, target)
-        along_batch = any(call.name in ("argmax", "max", "softmax") and isinstance(call.input, Tensor) and call.input.dim() > 1 and call.get("dim", 1, None) == 0 for call in recorder.calls)
+        along_batch = any(
+            call.name in ("argmax", "max", "softmax") and isinstance(call.input, Tensor) and call.input.dim() > 1 and call.get("dim", 1, None) == 0
+            for call in recorder.calls
+        )
         good, bad = values[own]
         return Finding(
             "E12" if along_batch else "E05", "warning", f"The metric {name!r} is {good:.3g} for answers that are all right and {bad:.3g} for answers that are all wrong" + (" (it takes argmax along the batch)." if along_batch else "."),
@@ -846,9 +961,19 @@ def judge_metric(probe: Probe, name: str, function: Callable[..., Any], output: 
     if axis is None:
         small = [metric_value(function, (2 * target.to(output.dtype) - 1).reshape(output.shape) * size, target) for size in (0.1, 0.2, 0.4)]
         # A threshold makes steps: right answers of size 0.1, 0.2 and 0.4 give one value, and large ones another.
-        stepped = own == "logits" and max(small) - min(small) < 1e-9 and sound(values["logits"]) and not sound((small[0], values["logits"][1])) and abs(small[0] - values["logits"][0]) > 0.02
+        stepped = (
+            own == "logits"
+            and max(small) - min(small) < 1e-9
+            and sound(values["logits"])
+            and not sound((small[0], values["logits"][1]))
+            and abs(small[0] - values["logits"][0]) > 0.02
+        )
         if stepped or not sound(values[own]):
-            seen = f"{small[0]:.3g} for small logits of the right sign and {values['logits'][0]:.3g} for large ones" if stepped else f"{values[own][0]:.3g} for right {own}, {values['logits' if own == 'probabilities' else 'probabilities'][0]:.3g} on the other scale"
+            seen = (
+                f"{small[0]:.3g} for small logits of the right sign and {values['logits'][0]:.3g} for large ones"
+                if stepped
+                else f"{values[own][0]:.3g} for right {own}, {values['logits' if own == 'probabilities' else 'probabilities'][0]:.3g} on the other scale"
+            )
             return Finding(
                 "E04", "warning", f"The metric {name!r} is {seen}.", {"metric": name, "small": small, "values": {form: pair[0] for form, pair in values.items()}},
                 "Its threshold stands on another scale than the outputs: 0.5 belongs to probabilities, 0 to logits.", "Threshold logits at 0, or apply a sigmoid first.",

@@ -28,7 +28,11 @@ def rule_o01(subject: Subject, probe: Probe) -> Finding | None:
     rises = math.isfinite(start) and len(rehearsal.changes) >= 10 and start > 1e-3 and end > 1.5 * start and not maximizes(subject.optimizer)
     if largest > 1 or rises or (exploded and math.isfinite(start)):
         rate = max(rates(subject.optimizer), default=math.nan)
-        seen = f"one of the first {len(rehearsal.changes)} steps moves the weights by {largest:.2g} times their size" if largest > 1 else f"the loss of one batch goes from {start:.4g} to {end:.4g} in {len(rehearsal.changes)} steps"
+        seen = (
+            f"one of the first {len(rehearsal.changes)} steps moves the weights by {largest:.2g} times their size"
+            if largest > 1
+            else f"the loss of one batch goes from {start:.4g} to {end:.4g} in {len(rehearsal.changes)} steps"
+        )
         return Finding(
             "O01", "warning", f"With a rate of {rate:g} {seen}.", {"rate": rate, "largest_step": largest, "first_loss": start, "last_loss": end},
             "The loss explodes, or units die and it freezes at that of a constant.", f"A rate of {rate / 100 if largest > 3 else rate / 10:.2g}, or lr='find'.",
@@ -94,7 +98,12 @@ def rule_o06(subject: Subject, probe: Probe) -> list[Finding] | None:
     found: dict[str, Finding] = {}
     kind = type(subject.optimizer).__name__
     names = {id(parameter): name for name, parameter in subject.model.named_parameters()}
-    norms = {id(parameter) for module in subject.model.modules() if isinstance(module, (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)) for parameter in module.parameters()}
+    norms = {
+        id(parameter)
+        for module in subject.model.modules()
+        if isinstance(module, (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm))
+        for parameter in module.parameters()
+    }
     for group in subject.optimizer.param_groups:
         decay = float(group.get("weight_decay", 0) or 0)
         if decay >= 0.3 and not is_decoupled(kind, group):
@@ -103,7 +112,14 @@ def rule_o06(subject: Subject, probe: Probe) -> list[Finding] | None:
                 "1e-4 is usual; AdamW takes up to 0.1.",
             )  # fmt: skip
         elif decay >= 0.1 and any(id(parameter) in norms or names.get(id(parameter), "").endswith("bias") for parameter in group["params"]):
-            found["O07"] = Finding("O07", "note", f"weight_decay={decay:g} also acts on norms and biases.", {"weight_decay": decay}, "Slightly worse.", "A group of their own with weight_decay 0.")
+            found["O07"] = Finding(
+                "O07",
+                "note",
+                f"weight_decay={decay:g} also acts on norms and biases.",
+                {"weight_decay": decay},
+                "Slightly worse.",
+                "A group of their own with weight_decay 0.",
+            )
         momentum = float(group.get("momentum", 0) or 0)
         betas = group.get("betas", (0.9, 0.999))
         first, second = float(betas[0]), float(betas[1]) if len(betas) > 1 else 0.999
@@ -196,7 +212,11 @@ def rule_t01(subject: Subject, probe: Probe) -> Finding | None:
     finite = [value for value in totals if math.isfinite(value)]
     if not totals or (finite and max(finite) <= 1e4 and len(finite) == len(totals)):
         return None
-    mild = len(finite) == len(totals) and is_scale_free(subject.optimizer) and not (probe.rehearsal is not None and probe.rehearsal.last > 1.5 * probe.rehearsal.first)
+    mild = (
+        len(finite) == len(totals)
+        and is_scale_free(subject.optimizer)
+        and not (probe.rehearsal is not None and probe.rehearsal.last > 1.5 * probe.rehearsal.first)
+    )
     return Finding(
         "T01", "note" if mild else "warning", f"The gradient of the first batches has a norm of {max(finite, default=math.nan):.3g}.", {"norms": totals},
         "One step throws the weights far away, or makes them NaN.", "Scale inputs and targets to a spread near 1, keep the default initialisation, clip_norm=1.",
@@ -209,7 +229,7 @@ def rule_p02(subject: Subject, probe: Probe) -> Finding | None:
     if report is None:
         return None
     matched, missing = len(list(report.matched)), list(report.missing)
-    renamed = [text for text in getattr(report, "said", ()) if "prefix" in text]
+    renamed = [text for text in getattr(report, "said", ()) if "left out of" in text]
     if not missing and renamed and not getattr(report, "strict", True):
         return Finding(
             "P02", "warning", f"No name in these weights was the model's own: {renamed[0]}", {"matched": matched},

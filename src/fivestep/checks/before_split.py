@@ -38,6 +38,9 @@ def shared_rows(probe: Probe, first: str, second: str) -> tuple[float, int] | No
     rows, reference = probe.flat(first), probe.flat(second)
     if rows is None or reference is None or rows.shape[1] != reference.shape[1] or len(rows) == 0 or not is_continuous(reference):
         return None
+    if len(reference) < len(other):  # a copy can stand anywhere: all rows of one side, a part of the other
+        reference = probe.whole_flat(second)
+        assert reference is not None
     varies = rows.max(1) > rows.min(1) if rows.shape[1] > 1 else numpy.ones(len(rows), bool)  # blank rows repeat by nature
     common = numpy.isin(row_keys(rows), row_keys(reference)) & varies
     return float(common.mean()), int(common.sum())
@@ -57,7 +60,10 @@ def rule_s01(subject: Subject, probe: Probe) -> Finding | None:
     return None
 
 
-ID_NAME = re.compile(r"(^|_|\b)(id|ids|uid|uuid|patient|subject|user|customer|client|person|group|household|session|device|site|hospital|store|family|animal|speaker|writer|account|member)s?(_?id)?($|_|\b|\d)", re.I)
+ID_NAME = re.compile(
+    r"(^|_|\b)(id|ids|uid|uuid|patient|subject|user|customer|client|person|group|household|session|device|site|hospital|store|family|animal|speaker|writer|account|member)s?(_?id)?($|_|\b|\d)",
+    re.I,
+)
 
 
 def likeness(group: numpy.ndarray, signal: numpy.ndarray) -> float:
@@ -95,7 +101,11 @@ def rule_s02(subject: Subject, probe: Probe) -> Finding | None:
         if not 10 <= num_groups <= len(values) / 2 or sizes.max() > len(values) / 3:
             continue
         crossing = float(numpy.mean([numpy.isin(group[rows], group[subject_rows(probe)]).mean() for rows in others]))
-        alike = [likeness(group[numpy.isfinite(signal)], signal[numpy.isfinite(signal)]) for signal in signals if numpy.nanstd(signal) > 0 and numpy.isfinite(signal).all()]
+        alike = [
+            likeness(group[numpy.isfinite(signal)], signal[numpy.isfinite(signal)])
+            for signal in signals
+            if numpy.nanstd(signal) > 0 and numpy.isfinite(signal).all()
+        ]
         strongest = max(alike, default=0.0)
         needed = max(0.15 if by_name else 0.3, 4 * numpy.sqrt(2 / len(values)))
         if crossing > 0.2 and strongest > needed:
@@ -113,7 +123,9 @@ def subject_rows(probe: Probe) -> numpy.ndarray:
     return rows
 
 
-TIME_NAME = re.compile(r"(^|_|\b)(time|timestamp|date|datetime|day|days|week|month|year|hour|minute|second|epoch|ts|t|step|tick|period|quarter)s?($|_|\b|\d)", re.I)
+TIME_NAME = re.compile(
+    r"(^|_|\b)(time|timestamp|date|datetime|day|days|week|month|year|hour|minute|second|epoch|ts|t|step|tick|period|quarter)s?($|_|\b|\d)", re.I
+)
 
 
 def rule_s03(subject: Subject, probe: Probe) -> Finding | None:
@@ -125,11 +137,11 @@ def rule_s03(subject: Subject, probe: Probe) -> Finding | None:
         return None
     for column in probe.columns:
         values = column.values
-        if len(values) != len(target) or not numpy.isfinite(values).all() or column.distinct < 0.3 * len(values) or column.distinct < 20:
+        if len(values) != len(target) or not numpy.isfinite(values).all() or column.distinct < max(20, 0.3 * len(column.finite)):
             continue
         steps = numpy.diff(values)
         monotone = bool(numpy.all(steps >= 0) or numpy.all(steps <= 0))
-        counter = column.is_integer and column.distinct == len(values) and bool(numpy.all(numpy.diff(numpy.sort(values)) == 1))
+        counter = column.is_integer and column.distinct == len(column.finite) and bool(numpy.all(numpy.diff(numpy.sort(values)) == 1))
         if not (column.kind == "date" or (monotone and (counter or (subject.table is not None and TIME_NAME.search(column.name))))):
             continue
         correlation = ordered_correlation(values, target, probe.has_classes)
@@ -169,8 +181,10 @@ def rule_s04(subject: Subject, probe: Probe) -> Finding | None:
     positive = target == names[1]
     scores = []
     for column in columns:
-        ok = numpy.isfinite(column.values)
-        scores.append(area(column.values[ok], positive[ok]) if ok.sum() > 20 and column.values[ok].std() > 0 else 0.5)
+        step = max(1, len(target) // 10_000)
+        values, answer = column.values[::step], positive[::step]
+        ok = numpy.isfinite(values)
+        scores.append(area(values[ok], answer[ok]) if ok.sum() > 20 and values[ok].std() > 0 else 0.5)
     best = int(numpy.argmax(scores))
     values = columns[best].values
     zero = values == 0
@@ -178,7 +192,11 @@ def rule_s04(subject: Subject, probe: Probe) -> Finding | None:
     second = sorted(scores)[-2]
     # Two groups far apart are far apart in several columns; what was written down after the outcome stands alone.
     if zero_for_one or (scores[best] > 0.999 and second < 0.95):
-        seen = f"is zero for one class and never for the other" if zero_for_one else f"orders the classes nearly without error (AUC {scores[best]:.5f}; the next best column {second:.2f})"  # noqa: F541
+        seen = (
+            "is zero for one class and never for the other"
+            if zero_for_one
+            else f"orders the classes nearly without error (AUC {scores[best]:.5f}; the next best column {second:.2f})"
+        )
         return Finding(
             "S04", "warning", f"{columns[best].name} {seen}.", {"column": columns[best].name, "auc": scores[best], "next": second},
             "Such a column is usually written after the outcome is known: at prediction time it is empty.",
@@ -188,24 +206,30 @@ def rule_s04(subject: Subject, probe: Probe) -> Finding | None:
 
 
 def rule_s05(subject: Subject, probe: Probe) -> Finding | None:
-    """A column equals the target, or is it times a constant plus another."""
+    """A column equals the target, is it times a constant plus another, or a growing function of it."""
     target = probe.target_column
     columns = [column for column in probe.columns if column.used]
-    if target is None or len(columns) < 2 or not numpy.isfinite(target).all() or target.std() == 0 or len(target) < 20:
+    if target is None or len(columns) < 2 or len(target) < 20:
         return None
-    outcome = (target - target.mean()) / target.std()
+    step = max(1, len(target) // 10_000)
+    outcome = target[::step]
+    if not numpy.isfinite(outcome).all() or outcome.std() == 0:
+        return None
+    order = ranks(outcome)
+    outcome = (outcome - outcome.mean()) / outcome.std()
     for column in columns:
-        if len(column.values) != len(target) or not numpy.isfinite(column.values).all() or column.values.std() == 0:
+        values = column.values[::step]
+        if len(column.values) != len(target) or not numpy.isfinite(values).all() or values.std() == 0:
             continue
-        scaled = (column.values - column.values.mean()) / column.values.std()
-        residual = float(numpy.abs(numpy.abs(scaled * numpy.sign((scaled * outcome).sum())) * numpy.sign(outcome) - outcome).max())
-        direct = float(min(numpy.abs(scaled - outcome).max(), numpy.abs(scaled + outcome).max()))
-        rank_equal = not probe.has_classes and column.distinct > 20 and abs(float(numpy.corrcoef(ranks(column.values), ranks(target))[0, 1])) > 1 - 1e-9
+        scaled = (values - values.mean()) / values.std()
+        if abs(float((scaled * outcome).mean())) < 0.5:
+            continue
+        away = float(min(numpy.abs(scaled - outcome).max(), numpy.abs(scaled + outcome).max()))
         tolerance = 2e-5 if column.dtype in ("float32", "float16") else 1e-6
-        if direct < tolerance or rank_equal:
+        bent = away >= tolerance and not probe.has_classes and column.distinct > 20 and abs(float(numpy.corrcoef(ranks(values), order)[0, 1])) > 1 - 1e-9
+        if away < tolerance or bent:
             return Finding(
-                "S05", "warning", f"{column.name} is the target itself" + (" in another unit." if direct < tolerance else ", bent by a growing function."),
-                {"column": column.name, "residual": min(direct, residual)},
+                "S05", "warning", f"{column.name} is the target itself" + (", bent by a growing function." if bent else " (in another unit or the same)."), {"column": column.name, "away": away},
                 "The score is perfect, and useless: at prediction time this column is not known.", f"Leave it out: drop=[{column.name!r}].",
             )  # fmt: skip
     return None
@@ -247,14 +271,17 @@ def rule_s07(subject: Subject, probe: Probe) -> Finding | None:
     """Columns are centred over all rows and not over the training rows: fitted before the split. A note: the gain is small, and public data often come so."""
     if subject.standardised or subject.table is not None or not probe.columns or len(subject.parts) < 2 or probe.original_order is None:
         return None
-    matrix = numpy.stack([column.values for column in probe.columns], 1)
-    if not numpy.isfinite(matrix).all() or len(matrix) < 30:
+    if len(probe.columns[0].values) < 30:
         return None
-    spread = numpy.maximum(matrix.std(0), 1e-12)
-    whole, train = numpy.abs(matrix.mean(0)) / spread, numpy.abs(matrix[probe.train_rows].mean(0)) / spread
-    if whole.max() < 1e-5 and train.max() > 1e-3:
+    whole, train = [], []
+    for column in probe.columns:
+        whole.append(abs(float(column.values.mean())) / max(float(column.finite.std()), 1e-12))
+        if not whole[-1] < 1e-5:
+            return None
+        train.append(abs(float(column.values[probe.train_rows].mean())) / max(float(column.finite.std()), 1e-12))
+    if max(train) > 1e-3:
         return Finding(
-            "S07", "note", f"All {matrix.shape[1]} columns have mean 0 over all rows, but up to {train.max():.3f} deviations over the training rows.", {"train_mean": float(train.max())},
+            "S07", "note", f"All {len(probe.columns)} columns have mean 0 over all rows, but up to {max(train):.3f} deviations over the training rows.", {"train_mean": max(train)},
             "The scale was fitted on validation and test rows too: the score is a little too good.", "Fit on the training rows: split first, then standardise.",
         )  # fmt: skip
     return None
@@ -270,8 +297,15 @@ def rule_s08(subject: Subject, probe: Probe) -> Finding | None:
     if probe.has_classes and len(names) == 2:
         signals = [(target == names[1]).astype(float)]
     for column in probe.columns:
-        if not column.used or len(column.values) != len(target) or not numpy.isfinite(column.values).all() or not 5 <= column.distinct < 0.9 * len(target):
+        if (
+            not column.used
+            or len(column.values) != len(target)
+            or not 5 <= column.distinct < 0.9 * len(column.finite)
+            or not numpy.isfinite(column.values).all()
+        ):
             continue
+        if not probe.has_time(0.5):
+            return None
         levels, group, sizes = numpy.unique(column.values, return_inverse=True, return_counts=True)
         for signal in signals:
             means = numpy.bincount(group, signal) / sizes
@@ -345,9 +379,21 @@ def rule_s11(subject: Subject, probe: Probe) -> Finding | None:
             varied = (train != train[0]).mean(0) > 0.05
             if varied.any() and float((shift * varied).max()) > 3:
                 seen = f"a column's mean is {float((shift * varied).max()):.1f} training deviations away"
-        if not seen and probe.classes_of_rows is not None and name in probe.classes_of_rows and shares_differ(probe.classes_of_rows["train"], probe.classes_of_rows[name]):
+        if (
+            not seen
+            and probe.classes_of_rows is not None
+            and name in probe.classes_of_rows
+            and shares_differ(probe.classes_of_rows["train"], probe.classes_of_rows[name])
+        ):
             seen = "classes have other shares"
-        if not seen and probe.classes_of_rows is None and target is not None and labels is not None and target.shape[1] == labels.shape[1] == 1 and len(labels) >= 20:
+        if (
+            not seen
+            and probe.classes_of_rows is None
+            and target is not None
+            and labels is not None
+            and target.shape[1] == labels.shape[1] == 1
+            and len(labels) >= 20
+        ):
             shift = abs(float(labels.mean() - target.mean())) / max(float(target.std()), 1e-12)
             if shift > 1.5:
                 seen = f"the mean target is {shift:.1f} training deviations away"

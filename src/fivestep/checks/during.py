@@ -51,7 +51,9 @@ class Watch:
             self.losses += [float(loss) for loss in losses]
             self.gradient_norms += [float(norm) for norm in gradient_norms]
 
-    def epoch_ended(self, epoch: int, train_loss: float, val_loss: float | None = None, lr: float = math.nan, metrics: Mapping[str, float] | None = None) -> None:
+    def epoch_ended(
+        self, epoch: int, train_loss: float, val_loss: float | None = None, lr: float = math.nan, metrics: Mapping[str, float] | None = None
+    ) -> None:
         """The numbers of one epoch; epochs come in order."""
         self.epochs.append(Epoch(epoch, float(train_loss), None if val_loss is None else float(val_loss), float(lr), dict(metrics or {})))
 
@@ -122,7 +124,14 @@ def rule_t06(watch: Watch) -> Finding | None:
     tail = max(2, len(values) // 5)
     whole, late = values[0] - values[-1], values[-tail - 1] - values[-1]
     if whole > 0.01 * abs(values[0]) and late > 0.1 * whole:
-        return Finding("T06", "note", f"The last {tail} of {len(values)} epochs still brought {late / whole:.0%} of the gain.", {"late": late, "whole": whole}, "It could be better.", "More epochs.")
+        return Finding(
+            "T06",
+            "note",
+            f"The last {tail} of {len(values)} epochs still brought {late / whole:.0%} of the gain.",
+            {"late": late, "whole": whole},
+            "It could be better.",
+            "More epochs.",
+        )
     return None
 
 

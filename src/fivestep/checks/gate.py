@@ -20,13 +20,13 @@ from fivestep.checks.subject import Part, Subject, part_of
 from fivestep.train.events import EpochEnded
 
 
-
 def subject_of(session: Any, predict_rows: Any = None) -> Subject:
     """The session as the checks see it."""
     ask, splits, training, plan = session.arguments, session.splits, session.training, session.plan
     together = all(part is None or part.data is splits.train.data for part in (splits.val, splits.test))
     parts = {name: part_facts(source, getattr(splits, name), together) for name, source in session.encoded.items()}
-    table, facts = None, {}
+    table: dict[str, Any] | None = None
+    facts: dict[str, Any] = {}
     if splits.columns is not None:
         typed = splits.train.data.typed
         table = {name: as_stored(typed, name) for name in typed.names}
@@ -134,4 +134,6 @@ class Checks:
     def non_finite(self, error: Any) -> Finding:
         """A loss that stopped being finite, as a finding: of the inputs, of the loss itself, or of the steps before it."""
         code = {"inputs": "D03", "loss": "L21"}.get(error.origin, "T01")
-        return Finding(code, "error", str(error), {"step": error.step, "layer": error.layer, "rows": list(error.rows[:20])}, "Every later weight would be NaN.", "")
+        return Finding(
+            code, "error", str(error), {"step": error.step, "layer": error.layer, "rows": list(error.rows[:20])}, "Every later weight would be NaN.", ""
+        )

@@ -2,7 +2,8 @@
 
 Enters: a Subject. Leaves: cached measurements. The decision that shaped it: nothing here touches the user's model, data or random state. The model is copied
 before it is called, rows are cloned before a forward sees them, a Dataset is copied before it is read, and `before` runs all of it inside `seeds.restored`.
-Expensive measurements ask `has_time`; a rule whose measurement was skipped stays silent.
+Expensive measurements ask `has_time` (the thread's own time, so that a busy machine does not change what is found), and the batch is as large as a forward of
+about 10 ms allows; `before` names the rules for which no time was left.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ from fivestep.train.loop import forward
 
 SECONDS = 0.9  # what all checks before a run may take together
 ROWS = 256
+FORWARD_SECONDS = 0.01  # all rules together ask for some fifty forwards of the batch
 ELEMENTS = 2_000_000  # at most so many input values in a probe's batch: 256 rows of a table, 13 photographs
+SAMPLE = 10_000  # values of a column that its spread and its values are judged by
+FLAT = 2_000_000  # input values that rules on rows look at; beyond, every k-th row
 COPY_BYTES = 200_000_000  # a Dataset that holds more is read in place
 
 
@@ -49,7 +53,14 @@ class Column:
 
     @cached_property
     def finite(self) -> numpy.ndarray:
-        return self.values[numpy.isfinite(self.values)]
+        """Up to SAMPLE finite values, spread over all rows."""
+        sample = self.values[:: max(1, len(self.values) // SAMPLE)]
+        return sample[numpy.isfinite(sample)]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether `finite` holds every row."""
+        return len(self.finite) == len(self.values)
 
     @cached_property
     def distinct(self) -> int:
@@ -80,6 +91,8 @@ class Pass:
     outputs: Any
     picked: Any
     calls: list[Call]
+    changed_inputs: float = 0.0  # the share of input values that forward has changed
+    names: dict[int, str] = field(default_factory=dict)  # id of each parameter -> its name
     loss: Tensor | None = None
     loss_calls: list[Call] = field(default_factory=list)
 
@@ -121,14 +134,14 @@ class Probe:
 
     def __init__(self, subject: Subject, seconds: float = SECONDS):
         self.subject = subject
-        self.deadline = time.perf_counter() + seconds
+        self.deadline = time.thread_time() + seconds
         self.seconds = seconds
         self.views: dict[str, View] = {}
         self.flats: dict[str, numpy.ndarray | None] = {}
 
     def has_time(self, share: float = 0.0) -> bool:
         """Whether more than `share` of the seconds is left."""
-        return time.perf_counter() < self.deadline - share * self.seconds
+        return time.thread_time() < self.deadline - share * self.seconds
 
     # model
 
@@ -143,6 +156,11 @@ class Probe:
     def fresh(self) -> nn.Module:
         """A copy of the model as it was given."""
         return copy_together(self.pair[0])[0]
+
+    @cached_property
+    def calm(self) -> nn.Module:
+        """One copy in eval mode for all rules that only ask for outputs."""
+        return self.fresh().eval()
 
     def fresh_pair(self) -> tuple[nn.Module, Any]:
         """A copy of the model and of its optimizer, tied to each other as the originals are."""
@@ -193,18 +211,36 @@ class Probe:
         return view
 
     def flat(self, name: str) -> numpy.ndarray | None:
-        """All floating (and 8-bit) inputs of a split side by side: float32 (rows, values); None where inputs are codes only, or not tensors."""
+        """Floating (and 8-bit) inputs of a split side by side: float32 (rows, values); every k-th row of large ones. None where inputs are codes only."""
         if name not in self.flats:
             view = self.view(name)
             self.flats[name] = None if view is None else flatten(view.inputs)
         return self.flats[name]
 
+    def whole_flat(self, name: str) -> numpy.ndarray | None:
+        """As `flat`, with all rows up to 20 million values."""
+        view = self.view(name)
+        return None if view is None else flatten(view.inputs, 20_000_000)
+
     def target_rows(self, name: str) -> numpy.ndarray | None:
-        """The first target of a split as float64 (rows, values per row)."""
+        """The first target of a split as float64 (rows, values per row); every k-th row of large ones."""
         view = self.view(name)
         if view is None or view.target is None or view.target.dim() == 0 or len(view.target) == 0:
             return None
-        return view.target.detach().cpu().double().reshape(len(view.target), -1).numpy()
+        step = max(1, view.target.numel() // FLAT)
+        return (
+            view.target[::step].detach().cpu().double().flatten(1).numpy()
+            if view.target.dim() > 1
+            else view.target[::step].detach().cpu().double()[:, None].numpy()
+        )
+
+    def aligned(self, name: str) -> tuple[numpy.ndarray, numpy.ndarray] | None:
+        """`flat` and the one target of the same rows, (rows, values) and (rows,); None where either is missing or a row has several targets."""
+        flat, view = self.flat(name), self.view(name)
+        if flat is None or view is None or view.target is None or view.target.dim() == 0 or len(view.target) == 0 or view.target[0].numel() != 1:
+            return None
+        target = view.target[:: row_step(view.inputs, FLAT)].detach().cpu().double().reshape(-1).numpy()
+        return (flat, target) if len(flat) == len(target) else None
 
     @cached_property
     def classes_of_rows(self) -> dict[str, numpy.ndarray] | None:
@@ -272,10 +308,10 @@ class Probe:
             values = numpy.asarray(subject.table[subject.target])
             numbers, _ = as_numbers(values)
             return numbers if numbers is not None else numpy.unique(values.astype(str), return_inverse=True)[1].astype(numpy.float64)
-        rows = [self.target_rows(name) for name in self.readable]
-        if any(target is None or target.shape[1] != 1 for target in rows):
+        targets = [view.target for view in map(self.view, self.readable) if view is not None]
+        if any(target is None or target.dim() == 0 or len(target) == 0 or target[0].numel() != 1 for target in targets):
             return None
-        joined = numpy.concatenate([target[:, 0] for target in rows if target is not None])
+        joined = torch.cat([target.detach().cpu().double().reshape(-1) for target in targets if target is not None]).numpy()
         return joined[self.original_order] if self.original_order is not None else joined
 
     @cached_property
@@ -305,7 +341,18 @@ class Probe:
         per_row = max(1, sum(tensor[:1].numel() for tensor in tensors_in(view.inputs)))
         size = max(2, min(ROWS, total, ELEMENTS // per_row))
         order = torch.randperm(total, generator=torch.Generator().manual_seed(1))[:size]
-        return self.rows(order)
+        # A model that takes longer gets fewer rows, nine at least (a rule on mixing needs them): 3 ms for 8 rows, then the whole batch.
+        for tried in (min(8, size), size):
+            with contextlib.suppress(Exception):  # what forward cannot take is told by the rules that call it
+                with seeds.restored(0):
+                    self.outputs(self.calm, self.rows(order[:2])[0])
+                    begun = time.thread_time()
+                    self.outputs(self.calm, self.rows(order[:tried])[0])
+                took = time.thread_time() - begun
+                if took > (0.3 if tried < size else 1.0) * FORWARD_SECONDS * self.seconds / SECONDS:
+                    size = max(min(9, size), int(tried * FORWARD_SECONDS * self.seconds / SECONDS / took))
+                    break
+        return self.rows(order[:size])
 
     def rows(self, order: Tensor) -> tuple[Any, tuple[Any, ...]]:
         """Clones of rows of `train`, on the model's device."""
@@ -320,7 +367,7 @@ class Probe:
     def batches(self, limit: int) -> Iterator[tuple[Any, tuple[Any, ...]]]:
         """Training batches of the planned size, the smaller of it and what the probe may hold."""
         total = count_rows(self.train.inputs)
-        size = min(self.subject.batch_size, total, max(2, 4 * count_rows(self.batch[0])))
+        size = min(self.subject.batch_size, total, max(2, count_rows(self.batch[0])))
         order = torch.randperm(total, generator=torch.Generator().manual_seed(2))
         for start in range(0, max(1, total - size + 1), size):
             if limit <= 0:
@@ -358,9 +405,18 @@ class Probe:
     def run(self, model: nn.Module, inputs: Any, *, replace: dict[int, float] | None = None) -> Pass:
         """One recorded forward with gradients."""
         recorder = Recorder(replace)
+        given = map_tensors(lambda tensor: tensor.clone(), inputs)
         with torch.enable_grad(), recorder:
-            outputs = forward(model, inputs)
-        return Pass(outputs, self.picked(outputs), recorder.calls)
+            outputs = forward(model, given)
+        changed = max(
+            (
+                float((before.nan_to_num() != after.nan_to_num()).float().mean())
+                for before, after in zip(tensors_in(inputs), tensors_in(given))
+                if before.numel()
+            ),
+            default=0.0,
+        )
+        return Pass(outputs, self.picked(outputs), recorder.calls, changed, {id(parameter): name for name, parameter in model.named_parameters()})
 
     def outputs(self, model: nn.Module, inputs: Any) -> Tensor:
         """The (first) output without a graph, detached."""
@@ -381,13 +437,14 @@ class Probe:
     def training(self) -> Pass:
         """The batch through a copy in train mode, and its loss."""
         with seeds.restored(0):
-            made = self.run(self.fresh().train(), self.batch[0])
+            self.training_copy = self.fresh().train()  # kept alive: `names` go by id
+            made = self.run(self.training_copy, self.batch[0])
             if self.subject.loss is None and self.subject.feed is None:
                 return made
             recorder = Recorder()
             with torch.enable_grad(), recorder:
                 value = self.loss_of(made.picked, self.batch[1])
-            return Pass(made.outputs, made.picked, made.calls, value, recorder.calls)
+            return Pass(made.outputs, made.picked, made.calls, made.changed_inputs, made.names, value, recorder.calls)
 
     @property
     def has_loss(self) -> bool:
@@ -404,7 +461,7 @@ class Probe:
 
     @cached_property
     def loss_family(self) -> str | None:
-        """"classes" for cross-entropy and NLL, "binary" for the BCE family, "distance" for MSE and its kin, None for another or the user's own arithmetic."""
+        """ "classes" for cross-entropy and NLL, "binary" for the BCE family, "distance" for MSE and its kin, None for another or the user's own arithmetic."""
         name = self.subject.loss_name
         families = {
             "classes": ("CrossEntropyLoss", "NLLLoss", "NLLLoss2d", "MultiMarginLoss", "cross_entropy", "nll_loss"),
@@ -587,14 +644,27 @@ def concatenate(values: list[Any]) -> Any:
         return first
 
 
-def flatten(inputs: Any, limit: int = 20_000_000) -> numpy.ndarray | None:
-    """Floating and 8-bit tensors of a nest as one float32 matrix (rows, values), or None. No more than `limit` values: rows beyond are left out."""
-    tensors = [tensor for tensor in tensors_in(inputs) if (tensor.is_floating_point() or tensor.dtype == torch.uint8) and tensor.dim() > 0]
+def number_tensors(inputs: Any) -> list[Tensor]:
+    """Floating and 8-bit tensors of a nest."""
+    return [tensor for tensor in tensors_in(inputs) if (tensor.is_floating_point() or tensor.dtype == torch.uint8) and tensor.dim() > 0]
+
+
+def row_step(inputs: Any, limit: int) -> int:
+    """Every how many rows to take so that no more than about `limit` values are looked at."""
+    tensors = number_tensors(inputs)
+    return max(1, sum(tensor.numel() for tensor in tensors) // limit) if tensors else 1
+
+
+def flatten(inputs: Any, limit: int = FLAT) -> numpy.ndarray | None:
+    """Floating and 8-bit tensors of a nest as one float32 matrix (rows, values), or None; every k-th row so that it holds about `limit` values at most."""
+    tensors = number_tensors(inputs)
     if not tensors or len({len(tensor) for tensor in tensors}) > 1 or len(tensors[0]) == 0:
         return None
-    width = sum(tensor[0].numel() for tensor in tensors)
-    rows = min(len(tensors[0]), max(1, limit // max(1, width)))
-    parts = [tensor[:rows].detach().cpu().reshape(rows, -1).float().numpy() for tensor in tensors]
+    step = row_step(inputs, limit)
+    parts = [
+        tensor[::step].detach().cpu().flatten(1).float().numpy() if tensor.dim() > 1 else tensor[::step].detach().cpu()[:, None].float().numpy()
+        for tensor in tensors
+    ]
     return parts[0] if len(parts) == 1 else numpy.concatenate(parts, 1)
 
 

@@ -114,7 +114,11 @@ def through_constants(output: Tensor) -> set[str]:
             continue
         seen.add(node)
         following = [successor for successor, _ in node.next_functions if successor is not None]
-        if node_name(node) in VIEWS or (node_name(node) in ("Mul", "Add", "Sub", "Div", "Neg", "Rsub") and len(following) == 1 and node_name(following[0]) != "torch::autograd::AccumulateGrad"):
+        if node_name(node) in VIEWS or (
+            node_name(node) in ("Mul", "Add", "Sub", "Div", "Neg", "Rsub")
+            and len(following) == 1
+            and node_name(following[0]) != "torch::autograd::AccumulateGrad"
+        ):
             waiting += following
         else:
             found.add(node_name(node))

@@ -149,7 +149,7 @@ def save_artifact(
 # -------------------------------------------------------------------------------------------------------------------------------------------- loading
 
 
-def read_artifact(path: str | os.PathLike[str], *, expected: Callable[[dict[str, Any]], Expected] | None = None, sha256: str | None = None) -> Artifact:
+def read_artifact(path: str | os.PathLike[str], *, expected: Callable[[dict[str, Any]], Expected | None] | None = None, sha256: str | None = None) -> Artifact:
     """The artifact at `path`, every byte verified (RELIABILITY A1-A8). What its maker could have written into it is refused at worst; nothing in it runs.
 
     `expected(recipe)` gives the names, dtypes and shapes that the model must have (and refuses, by ArtifactError, recipes that it does not know or that are
@@ -187,7 +187,7 @@ def read_artifact(path: str | os.PathLike[str], *, expected: Callable[[dict[str,
         )
 
 
-def verify_artifact(path: str | os.PathLike[str], *, expected: Callable[[dict[str, Any]], Expected] | None = None) -> list[str]:
+def verify_artifact(path: str | os.PathLike[str], *, expected: Callable[[dict[str, Any]], Expected | None] | None = None) -> list[str]:
     """Every problem of the artifact, one text each; empty when it is sound (RELIABILITY P5). Other than `read_artifact` it goes on after the first one.
 
     >>> verify_artifact("runs/houses-0007/model.fivestep")  # doctest: +SKIP

@@ -154,8 +154,6 @@ def as_source(rows: Any) -> tuple[Any, str]:
     """A Source and the container its predictions are given back in ("torch" or "numpy"), from tensors, arrays, a Data, a Dataset or a Source."""
     if hasattr(rows, "take") and hasattr(rows, "targets") and not isinstance(rows, (np.ndarray, Tensor)):
         return rows, "torch"
-    if hasattr(rows, "source") and hasattr(rows, "kind"):
-        return rows.source, "torch"
     if isinstance(rows, Tensor):
         return ArrayRows(rows), "torch"
     if isinstance(rows, (tuple, dict)):

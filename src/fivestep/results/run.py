@@ -297,7 +297,7 @@ class Run(Model):
         """Fit a temperature on validation and keep it where it helps; returns it (1.0: left as it was)."""
         targets = self._targets("val")
         decoding = self._predictor.decoding
-        if targets is None or decoding.head not in ("softmax", "sigmoid"):
+        if targets is None or decoding.task is None or decoding.head not in ("softmax", "sigmoid"):
             return 1.0
         logits = self._predictor.outputs(self._encoded["val"])
         if not isinstance(logits, Tensor) or logits.dim() > 2:

@@ -68,7 +68,7 @@ def make_average(spec: Any, model: nn.Module) -> Average | None:
     """From None, "EMA", "SWA" or a table such as {"name": "EMA", "decay": 0.999}."""
     if spec is None:
         return None
-    table = {"name": spec} if isinstance(spec, str) else dict(spec)
+    table: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = str(table.pop("name", "")).upper()
     allowed = {"EMA": {"decay"}, "SWA": {"start"}}
     if name not in allowed:

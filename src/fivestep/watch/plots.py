@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from fivestep.errors import UsageError
 from fivestep.figures import BLUE, GREEN, GREY, ORANGE, figure
@@ -36,7 +37,7 @@ def plot_predictions(run: Any) -> Any:
     made, axes = figure()
     part = "test" if run.splits.test is not None and run._watched_test else "val" if run.splits.val is not None else "train"
     inputs = getattr(run._encoded["train"], "inputs", None)
-    if hasattr(inputs, "shape") and inputs.dim() == 2 and inputs.shape[1] == 1:
+    if isinstance(inputs, Tensor) and inputs.dim() == 2 and inputs.shape[1] == 1:
         for name, colour in (("train", BLUE), ("val", ORANGE), ("test", GREEN)):
             if name in run._encoded:
                 axes.scatter(run._encoded[name].inputs[:, 0], run._targets(name).reshape(-1), s=8, color=colour, label=name)

@@ -271,7 +271,7 @@ def rule_d07(subject: Subject, probe: Probe) -> Finding | None:
     flat, target = probe.flat("train"), probe.target_rows("train")
     if flat is None or target is None or len(flat) < 20 or bool(numpy.all(target == target[0])):
         return None
-    distinct = len(numpy.unique(flat[:2000], axis=0))
+    distinct = len(numpy.unique(row_keys(flat[:1000])))
     whole = bool(numpy.all(flat == numpy.round(flat)))
     if distinct == 1 or (distinct <= 3 and not whole and flat.shape[1] > 1):
         return Finding(
@@ -371,8 +371,7 @@ def rule_d09(subject: Subject, probe: Probe) -> Finding | None:
     if pairs is None or len(pairs[0]) < 20 or not is_continuous(pairs[0]):
         return None
     flat, labels = pairs[0][:20_000], pairs[1][:20_000]
-    _, group = numpy.unique(flat, axis=0, return_inverse=True)
-    group = group.reshape(-1)
+    _, group = numpy.unique(row_keys(flat), return_inverse=True)
     sizes = numpy.bincount(group)
     repeated = sizes[group] > 1
     if repeated.sum() < max(10, 0.03 * len(flat)):
@@ -397,10 +396,20 @@ def rule_d09(subject: Subject, probe: Probe) -> Finding | None:
     return None
 
 
+def row_keys(flat: numpy.ndarray) -> numpy.ndarray:
+    """One 64-bit number for each row's bits; equal rows have equal numbers, unequal ones practically never."""
+    bits = numpy.ascontiguousarray(flat + numpy.float32(0)).view(numpy.uint32).astype(numpy.uint64)  # + 0 makes -0.0 and 0.0 one
+    factors = numpy.random.default_rng(0).integers(1, 2**63, size=bits.shape[1], dtype=numpy.uint64) | numpy.uint64(1)
+    with numpy.errstate(over="ignore"):
+        mixed = (bits + numpy.uint64(0x9E3779B97F4A7C15)) * factors
+        mixed ^= mixed >> numpy.uint64(29)
+        return (mixed * numpy.uint64(0xBF58476D1CE4E5B9)).sum(1, dtype=numpy.uint64)
+
+
 def is_continuous(flat: numpy.ndarray) -> bool:
     """Whether equal rows would not occur by chance: a column of many values, or enough discrete ones that two rows never agree in all."""
-    sample = flat[:2000]
-    bits = 0.0
+    sample = flat[:1000]
+    bits, needed = 0.0, 2 * numpy.log2(len(flat)) + 15
     for column in sample.T[:2000]:
         _, counts = numpy.unique(column, return_counts=True)
         # A sensor's column has nearly as many values as rows; whole numbers of a small range are discrete.
@@ -408,7 +417,7 @@ def is_continuous(flat: numpy.ndarray) -> bool:
             return True
         share = counts / len(column)
         bits += float(-(share * numpy.log2(share)).sum())
-    return bits > 2 * numpy.log2(len(flat)) + 15
+    return bits > needed
 
 
 def rule_d10(subject: Subject, probe: Probe) -> Finding | None:
@@ -493,6 +502,12 @@ def ordered_correlation(keys: numpy.ndarray, target: numpy.ndarray, classes: boo
     return best
 
 
+def evenly_spaced(ordered: numpy.ndarray) -> bool:
+    """Whether sorted whole numbers are a counter: step 1, or one step where every k-th row was taken."""
+    steps = numpy.diff(ordered)
+    return len(steps) > 0 and bool(numpy.all(steps == steps[0])) and (steps[0] == 1 or len(ordered) > 4000)
+
+
 def rule_d13(subject: Subject, probe: Probe) -> Finding | None:
     """A feature that counts the rows (whole, unique, step 1) while the targets depend on the order of the rows."""
     target = probe.target_column
@@ -502,7 +517,7 @@ def rule_d13(subject: Subject, probe: Probe) -> Finding | None:
         if not (column.used and column.is_integer and len(column.finite) == column.distinct and len(column.values) == len(target) and len(target) >= 30):
             continue
         ordered = numpy.sort(column.values)
-        if not bool(numpy.all(numpy.diff(ordered) == 1)):
+        if not evenly_spaced(ordered):
             continue
         correlation = ordered_correlation(column.values, target, probe.has_classes)
         if correlation > 0.5:
@@ -519,8 +534,8 @@ def rule_d14(subject: Subject, probe: Probe) -> Finding | None:
     target = probe.target_column
     if target is None or len(probe.columns) > 64 or subject.split == "time":
         return None
-    rows = probe.train_rows
-    outcome = target[rows].astype(numpy.float64)
+    rows = probe.in_train
+    outcome = target[rows]
     if probe.has_classes and len(numpy.unique(outcome)) > 2:
         values, counts = numpy.unique(outcome, return_counts=True)
         outcome = (outcome == values[counts.argmax()]).astype(float)

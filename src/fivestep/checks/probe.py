@@ -3,7 +3,7 @@
 Enters: a Subject. Leaves: cached measurements. The decision that shaped it: nothing here touches the user's model, data or random state. The model is copied
 before it is called, rows are cloned before a forward sees them, a Dataset is copied before it is read, and `before` runs all of it inside `seeds.restored`.
 Expensive measurements ask `has_time` (the thread's own time, so that a busy machine does not change what is found), and the batch is as large as a forward of
-about 10 ms allows; `before` names the rules for which no time was left.
+about 6 ms allows; `before` names the rules for which no time was left.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fivestep.train.loop import forward
 
 SECONDS = 0.9  # what all checks before a run may take together
 ROWS = 256
-FORWARD_SECONDS = 0.01  # all rules together ask for some fifty forwards of the batch
+FORWARD_SECONDS = 0.006  # all rules together ask for some fifty forwards of the batch
 ELEMENTS = 2_000_000  # at most so many input values in a probe's batch: 256 rows of a table, 13 photographs
 SAMPLE = 10_000  # values of a column that its spread and its values are judged by
 FLAT = 2_000_000  # input values that rules on rows look at; beyond, every k-th row
@@ -138,6 +138,7 @@ class Probe:
         self.seconds = seconds
         self.views: dict[str, View] = {}
         self.flats: dict[str, numpy.ndarray | None] = {}
+        self.forward_seconds = 0.0  # of one row
 
     def has_time(self, share: float = 0.0) -> bool:
         """Whether more than `share` of the seconds is left."""
@@ -285,7 +286,7 @@ class Probe:
             joined = torch.cat([group[place].detach().cpu() for group in tensors]).numpy()
             if joined.shape[1] > 512 or len({group[place].shape[1] for group in tensors}) > 1:
                 continue
-            joined = joined[self.original_order] if self.original_order is not None else joined
+            joined = joined[self.column_order]
             prefix = "column" if len(tensors[0]) == 1 else f"input {place} column"
             found += [Column(f"{prefix} {number}", joined[:, number].astype(numpy.float64), str(joined.dtype)) for number in range(joined.shape[1])]
         return found
@@ -312,17 +313,24 @@ class Probe:
         if any(target is None or target.dim() == 0 or len(target) == 0 or target[0].numel() != 1 for target in targets):
             return None
         joined = torch.cat([target.detach().cpu().double().reshape(-1) for target in targets if target is not None]).numpy()
-        return joined[self.original_order] if self.original_order is not None else joined
+        return joined[self.column_order]
 
     @cached_property
-    def train_rows(self) -> numpy.ndarray:
-        """The positions of the training rows within `columns`."""
-        parts = self.readable
-        if self.subject.table is not None or self.original_order is not None:
-            rows = parts["train"].rows
-            if rows is not None:
-                return rows
-        return numpy.arange(len(self.columns[0].values) if self.columns and self.subject.table is not None else count_rows(self.train.inputs))
+    def column_order(self) -> numpy.ndarray:
+        """For arrays: which of the joined rows `columns` and `target_column` hold, in the original order where it is known; every k-th row of large arrays."""
+        views = [view for view in map(self.view, self.readable) if view is not None]
+        order = self.original_order if self.original_order is not None else numpy.arange(sum(count_rows(view.inputs) for view in views))
+        return order[:: max(1, sum(tensor.numel() for view in views for tensor in number_tensors(view.inputs)) // (2 * FLAT))]
+
+    @cached_property
+    def in_train(self) -> numpy.ndarray:
+        """Which rows of `columns` are training rows: bool (rows,)."""
+        rows = self.readable["train"].rows
+        if self.subject.table is not None:
+            mask = numpy.zeros(len(next(iter(self.subject.table.values()))), bool)
+            mask[slice(None) if rows is None else rows] = True
+            return mask
+        return self.column_order < count_rows(self.train.inputs)
 
     @cached_property
     def has_classes(self) -> bool:
@@ -349,6 +357,7 @@ class Probe:
                     begun = time.thread_time()
                     self.outputs(self.calm, self.rows(order[:tried])[0])
                 took = time.thread_time() - begun
+                self.forward_seconds = took / tried
                 if took > (0.3 if tried < size else 1.0) * FORWARD_SECONDS * self.seconds / SECONDS:
                     size = max(min(9, size), int(tried * FORWARD_SECONDS * self.seconds / SECONDS / took))
                     break
@@ -507,9 +516,10 @@ class Probe:
         norms: dict[str, list[float]] = {name: [] for name in parameters}
         totals: list[float] = []
         done = 0
+        wanted = 7 if self.forward_seconds * min(self.subject.batch_size, count_rows(self.batch[0])) < 0.004 else 3
         with seeds.restored(0), torch.enable_grad():
             for inputs, targets in self.batches(40):
-                if (done >= 7 and len(reached) == len(parameters)) or (done and not self.has_time(0.5)):
+                if (done >= wanted and len(reached) == len(parameters)) or (done and not self.has_time(0.5)):
                     break
                 value = self.objective(model, inputs, targets)
                 done += 1
@@ -562,7 +572,10 @@ class Probe:
         weights = [parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.requires_grad]
         if not weights or is_closure_optimizer(optimizer):
             return None
-        rates = list(subject.schedule(min(20, subject.num_steps))) if subject.schedule is not None else None
+        # Twenty steps, or as many as take a sixth of the time (a step is about three forwards), three at least.
+        one = 3 * self.forward_seconds * min(subject.batch_size, count_rows(self.batch[0]))
+        steps = min(subject.num_steps, max(3, min(20, int(0.17 * self.seconds / max(one, 1e-9)))))
+        rates = list(subject.schedule(steps)) if subject.schedule is not None else None
         start_rate = max(float(group["lr"]) for group in optimizer.param_groups)
         # A zero-initialised weight moves infinitely far at its first step; it is held against the size it would usually start with.
         usual = math.sqrt(sum(weight.numel() / (3 * max(1, weight[0].numel())) for weight in weights if weight.dim() > 1))
@@ -570,7 +583,7 @@ class Probe:
         with seeds.restored(0), torch.enable_grad():
             fixed = self.batch
             was = self.mode_free_loss(model, fixed)
-            for number, (inputs, targets) in enumerate(self.cycled(min(20, subject.num_steps))):
+            for number, (inputs, targets) in enumerate(self.cycled(steps)):
                 if number >= 3 and not self.has_time(0.2):
                     break
                 if rates is not None and start_rate > 0 and number < len(rates):

@@ -53,9 +53,9 @@ def train_step(
     `parts` are the batch, in one piece or in several (`part_size`); `shares` say what each part's mean counts for in the batch's mean, None where there is
     nothing to say (one part, or a loss that is a sum). `loss` or `compute` may return `(total, weight)`: then the gradients are divided by the sum of weights.
     """
-    total_loss: Any = None
+    total_loss: Any = 0.0
     total_weight: Any = None
-    for number, ((inputs, targets, weights), share) in enumerate(zip(parts, shares)):
+    for number, (inputs, targets, weights) in enumerate(parts):
         with autocast:
             if compute is None:
                 outputs = forward(model, inputs)  # 1. forward
@@ -68,11 +68,11 @@ def train_step(
                 value = value / weight
             else:
                 total_weight = weight if total_weight is None else total_weight + weight
-        elif share is not None:
+        elif shares[number] is not None:
             # The mean over parts of unequal weight is not the batch mean: with ignore_index the update was off by 2e-2.
-            value = value * share
-        total_loss = value.detach() if total_loss is None else total_loss + value.detach()
-        if wait and scaler is None and not math.isfinite(value.item()):  # the guard, before the optimizer moves (measured 1.003x on CPU)
+            value = value * shares[number]
+        total_loss += value.item() if wait else value.detach()
+        if wait and scaler is None and not math.isfinite(total_loss):  # the guard, before the optimizer moves (measured 1.003x on CPU)
             raise NonFiniteLoss
         if number == 0:
             optimizer.zero_grad()  # 3. zero the gradients
@@ -83,7 +83,7 @@ def train_step(
     if total_weight is not None:
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         torch._foreach_div_(gradients, total_weight)
-        total_loss = total_loss / total_weight
+        total_loss = total_loss / float(total_weight) if wait else total_loss / total_weight
     if clipping is not None:
         if scaler is not None:
             scaler.unscale_(optimizer)
@@ -93,7 +93,7 @@ def train_step(
     else:
         scaler.step(optimizer)  # 5. step, skipped where a gradient overflowed
         scaler.update()
-    return total_loss.item() if wait else total_loss
+    return total_loss
 
 
 def train_step_closure(

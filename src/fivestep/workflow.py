@@ -221,12 +221,13 @@ def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
         chosen["loss"] = spec
     weighted = any(getattr(source, "weights", None) is not None for source in encoded.values())
     class_weights = ask["class_weights"]
-    if class_weights == "balanced":
-        class_weights = balanced_weights(encoded["train"], splits)
+    if isinstance(class_weights, str):
+        class_weights = balanced_weights(class_weights, spec, splits, encoded["train"], outputs).to(dtype)
     elif class_weights is not None:
         class_weights = torch.as_tensor(class_weights, dtype=dtype)
-    raw_loss = None if ask["compute"] is not None or ask["step"] is not None else losses.make_loss(spec, class_weights=class_weights, per_example=weighted)
-    loss_module = raw_loss.to(device) if isinstance(raw_loss, nn.Module) else None
+    with seeds.restored(seeds.derive(seed, "loss")):  # a loss may hold a layer of its own, which starts from random weights
+        raw_loss = None if own_step else losses.make_loss(spec, class_weights=class_weights, per_example=weighted)
+    loss_module = raw_loss.to(device=device, dtype=dtype) if isinstance(raw_loss, nn.Module) else None
     loss_name = losses.loss_name(raw_loss) if raw_loss is not None else None
     kind = losses.LOSSES.get(loss_name or "")
     task = task or (kind.task if kind is not None else None)
@@ -284,7 +285,7 @@ def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
         splits.columns,
         block_size(encoded["train"]),
         pick,
-        losses.outputs_from(raw_loss),
+        loss_module if losses.outputs_from(raw_loss) is not None else None,
         precisions.autocast(ask["precision"], device),
         dtype,
     )
@@ -329,7 +330,7 @@ def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
         batches = evaluation_batches(source, evaluation_rows(source), device, dtype)
         return loop.evaluate(module, objective, batches, weigh=weigh, compute=ask["compute"], autocast=autocast)[0]
 
-    average = make_average(ask["average"], module)
+    average = make_average(ask["average"], module if loss_module is None else nn.ModuleList([module, loss_module]))
     training = Training(
         module,
         loss_module if loss_module is not None and list(loss_module.parameters()) else None,
@@ -548,7 +549,7 @@ def as_model_sees(splits: Splits, part: Part, dtype: torch.dtype) -> Any:
     """The rows of one split as a Source: in memory with the model's dtype, or a view of a Dataset."""
     source = splits.encoded(part)
     if not hasattr(source, "inputs"):
-        return DatasetRows(source, part.indices)
+        return DatasetRows(source, part.indices, dtype)
     inputs, targets, weights = (source.inputs, source.targets, source.weights) if splits.columns is not None else source.take(part.indices)
     return sources.ArraySource(map_tensors(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, inputs), targets, weights)
 
@@ -556,15 +557,15 @@ def as_model_sees(splits: Splits, part: Part, dtype: torch.dtype) -> Any:
 class DatasetRows:
     """The rows of one split of a Dataset: a Source that is read when it is needed."""
 
-    def __init__(self, source: Any, indices: Tensor):
-        self.source, self.indices = source, indices
+    def __init__(self, source: Any, indices: Tensor, dtype: torch.dtype):
+        self.source, self.indices, self.dtype = source, indices, dtype
         self.collate = None if source.collate is sources.collate_examples else source.collate  # under a user's collate blocks are not padded
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def take(self, indices: Tensor) -> tuple[Any, tuple[Any, ...], Tensor | None]:
-        return self.source.take(self.indices[indices])
+        return to_dtype(self.source.take(self.indices[indices]), self.dtype)
 
 
 def make_batches(splits: Splits, source: Any, ask: dict[str, Any], device: torch.device, dtype: torch.dtype, batch_size: int, seed: int) -> Any:
@@ -585,7 +586,12 @@ def make_batches(splits: Splits, source: Any, ask: dict[str, Any], device: torch
 
 
 def unpack_as(source: Any, dtype: torch.dtype, collated: Any) -> tuple[Any, tuple[Any, ...], Tensor | None]:
-    inputs, targets, weights = source.unpack(collated)
+    return to_dtype(source.unpack(collated), dtype)
+
+
+def to_dtype(examples: tuple[Any, tuple[Any, ...], Tensor | None], dtype: torch.dtype) -> tuple[Any, tuple[Any, ...], Tensor | None]:
+    """`(inputs, targets, weights)` with floating-point inputs and targets in the model's dtype."""
+    inputs, targets, weights = examples
     as_dtype = lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor  # noqa: E731
     return map_tensors(as_dtype, inputs), map_tensors(as_dtype, targets), weights
 
@@ -594,7 +600,7 @@ def first_outputs(module: nn.Module, source: Any, device: torch.device, pick: An
     """The model's outputs for the first training rows: their shape decides loss and targets. Also what gives a lazy module its shapes, under the run's seed."""
     batch = Batch(*source.take(torch.arange(min(len(source), 8))))
     inputs = mover(device)(batch.inputs)
-    with seeds.restored(seeds.derive(seed, "probe")), loop.evaluating(module):
+    with seeds.restored(seeds.derive(seed, "probe")), loop.evaluating(module, first=True):
         try:
             outputs = loop.forward(module, inputs)
         except FindingsError:
@@ -639,12 +645,29 @@ def targets_as_loss_wants(source: Any, dtype: torch.dtype) -> Any:
     )
 
 
-def balanced_weights(source: Any, splits: Splits) -> Tensor:
-    """class_weights="balanced": each class counts the same, n / (classes * count), on training rows."""
-    if splits.classes is None or not source.targets:
-        raise SettingsError('class_weights="balanced" needs a target of classes.')
-    counts = torch.bincount(source.targets[0].long().flatten(), minlength=len(splits.classes)).clamp_min(1)
-    return (counts.sum() / (len(counts) * counts)).float()
+def balanced_weights(wish: str, spec: Any, splits: Splits, source: Any, outputs: Any) -> Tensor:
+    """class_weights="balanced", on training rows: n / (classes * count) for each class, or negatives / positives for each 0/1 output (`pos_weight`)."""
+    if wish != "balanced":
+        raise SettingsError(f'class_weights={wish!r} is not known. Give one number a class, or "balanced".')
+    loss = losses.make_loss(spec)
+    kind = losses.LOSSES.get(losses.loss_name(loss) or "")
+    labels = true_targets(splits, splits.train, source)
+    if kind is None or kind.class_weights is None or labels is None:
+        raise SettingsError('class_weights="balanced" needs one target of classes and a loss that takes class weights.')
+    if kind.class_weights == "pos_weight":
+        labels = labels.reshape(len(labels), -1).double()
+        return (1 - labels).sum(0) / labels.sum(0).clamp_min(1)
+    if labels.is_floating_point() and not bool((labels == labels.floor()).all()):
+        raise SettingsError('class_weights="balanced" counts classes, and these targets are no class numbers.')
+    labels = labels.long().flatten()
+    ignored = getattr(loss, "ignore_index", None)
+    labels = labels[(labels != (-100 if ignored is None else ignored)) & (labels >= 0)]
+    num_classes = len(splits.classes) if splits.classes is not None else 0
+    if isinstance(outputs, Tensor) and outputs.dim() > 1:
+        num_classes = max(num_classes, outputs.shape[1])
+    counts = torch.bincount(labels, minlength=num_classes).double()
+    present = int((counts > 0).sum())
+    return torch.where(counts > 0, counts.sum() / (present * counts.clamp_min(1)), 1.0)
 
 
 def true_targets(splits: Splits, part: Part, source: Any) -> Tensor | None:
@@ -678,10 +701,8 @@ def evaluation_batches(source: Any, rows: list[Tensor], device: torch.device, dt
             begin, end = int(chosen[0]), int(chosen[-1]) + 1
             yield Batch(*move(map_tensors(lambda tensor, begin=begin, end=end: tensor[begin:end], (source.inputs, source.targets, source.weights))))
         return
-    as_dtype = lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor  # noqa: E731
     for chosen in rows:
-        inputs, targets, weights = source.take(chosen)
-        yield Batch(*move((map_tensors(as_dtype, inputs), map_tensors(as_dtype, targets), weights)))
+        yield Batch(*move(to_dtype(source.take(chosen), dtype)))
 
 
 def user_functions(metrics: Any) -> dict[str, Callable[..., Any]]:
@@ -696,8 +717,7 @@ def metric_inputs(predictor: Predictor, outputs: Any, task: str | None, name: st
     """What a metric gets: a user's function the raw outputs, a named one probabilities or values in the target's unit."""
     if name in user_functions(given):
         return outputs
-    if predictor.predict_outputs is not None:
-        outputs = predictor.predict_outputs(outputs)
+    outputs = predictor.after_head(outputs)
     return predictor.decoding.probabilities(outputs) if task in ("binary", "multiclass", "multilabel") else predictor.decoding.values(outputs)
 
 

@@ -5,8 +5,11 @@ Here is only what stands around every command (`commands.py`): `fivestep --versi
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -37,41 +40,99 @@ def run(argv: list[str]) -> int:
         from fivestep.apps.commands import app
 
         result = app(argv or ["--help"], standalone_mode=False)
+        sys.stdout.flush()  # a full disk under "> file" is told here, not by Python at its exit
         return result if isinstance(result, int) else 0
     except typer.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        complain("Stopped by Ctrl-C.", as_json, 130)
-        return 130
+        return complain("Stopped by Ctrl-C.", as_json, 130)
     except FivestepError as error:
-        if debug:
-            raise
+        show_traceback(debug)
         if isinstance(error, DataError) and len(error.problems) > 1:
-            complain(
-                "\n".join(error.problems[:20]) + (f"\n... and {len(error.problems) - 20} more" if len(error.problems) > 20 else ""), as_json, error.exit_code
-            )
+            told = [with_shell_spelling(problem) for problem in error.problems]
+            head = f"{len(told)} problems in the data\n"
+            message = head + "\n".join(told[:20]) + (f"\n... and {len(told) - 20} more" if len(told) > 20 else "")
         else:
-            complain(str(error), as_json, error.exit_code, findings=error.findings if isinstance(error, FindingsError) else ())
-        return error.exit_code
+            told, message = [], with_shell_spelling(str(error))
+        return complain(message, as_json, error.exit_code, findings=error.findings if isinstance(error, FindingsError) else (), problems=told)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of our output (head) has left; Python would complain at exit
+        close_stdout()  # the reader of our output (head) has left; Python would complain at exit
         return 0
     except OSError as error:
-        if debug:
-            raise
-        complain(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""), as_json, 74)
-        return 74
+        show_traceback(debug)
+        return complain(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "; stdout cannot be written"), as_json, 74)
     except Exception as error:
         if isinstance(error, UsageMistake):
-            complain(error.format_message(), as_json, 64)  # type: ignore[attr-defined]
-            return 64
-        if debug:
-            raise
-        complain(f"{type(error).__name__}: {error}\nThis may be a mistake in your model or in fivestep; --debug shows where it happened.", as_json, 70)
-        return 70
+            return complain(with_near_command(error.format_message()), as_json, 64)  # type: ignore[attr-defined]
+        show_traceback(debug)
+        return complain(f"{type(error).__name__}: {error}\nThis may be a mistake in your model or in fivestep; --debug shows where it happened.", as_json, 70)
 
 
-def complain(message: str, as_json: bool, code: int, findings: Sequence[Any] = ()) -> None:
+def complain(message: str, as_json: bool, code: int, findings: Sequence[Any] = (), problems: Sequence[str] = ()) -> int:
+    """Say what went wrong on stderr, with --json also as an object on stdout; gives the exit code back."""
     print(f"error: {message}", file=sys.stderr)
-    if as_json:
-        print(json.dumps({"error": message, "exit_code": code, "findings": [finding.to_json() for finding in findings]}, allow_nan=False))
+    try:
+        if as_json:
+            table = {"error": message, "exit_code": code, "problems": list(problems), "findings": [finding.to_json() for finding in findings]}
+            print(json.dumps(table, allow_nan=False))
+        sys.stdout.flush()
+    except OSError:
+        close_stdout()  # stdout is what failed
+    return code
+
+
+def close_stdout() -> None:
+    """What still waits to be written goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def show_traceback(debug: bool) -> None:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+
+
+def with_near_command(message: str) -> str:
+    """`No such command 'fti'.` and which are near, or which there are."""
+    wrong = re.match(r"No such command '(.*)'", message)
+    if wrong is None:
+        return message
+    import difflib
+
+    from fivestep.apps.commands import app
+
+    names = [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands]
+    near = difflib.get_close_matches(wrong[1], names, 1)
+    return message + (f" Did you mean {near[0]!r}?" if near else f" There are: {', '.join(names)}.")
+
+
+OPTION = re.compile(r"""\b(missing|delimiter|encoding|decimal|quote|without_target|drop|columns|ignore)=(\[[^\]]*\]|\{[^}]*\}|"[^"]*"|'[^']*')""")
+
+
+def with_shell_spelling(message: str) -> str:
+    """The message, and how the options that it names are typed in the shell: missing=["?"] is --set 'data.missing=?'."""
+    typed: dict[str, None] = {}
+    for name, text in OPTION.findall(message):
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            continue  # an example with dots in it, no value
+        typed |= dict.fromkeys(shell_options(name, value))
+    return message + (f"\n  in the shell: {'  or  '.join(typed)}" if typed else "")
+
+
+def shell_options(name: str, value: Any) -> list[str]:
+    """One option of `Data.table` or `ignore=` as words of the shell.
+
+    >>> shell_options("columns", {"zip": "category"}), shell_options("missing", ["?"])
+    (['--set data.columns.zip=category'], ["--set 'data.missing=?'"])
+    """
+    if name == "ignore":
+        return [f"--ignore {code}" for code in value]
+    if isinstance(value, dict) and not any("." in key or "=" in key for key in value):
+        return [f"--set {shlex.quote(f'data.columns.{key}={kind}')}" for key, kind in value.items()]
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    plain = isinstance(value, str) and value.isprintable() and value == value.strip() != ""
+    return [f"--set {shlex.quote(f'data.{name}={value if plain else json.dumps(value)}')}"]

@@ -5,9 +5,13 @@ torch takes a second to import, so each command imports what it needs when it ru
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import sys
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +19,15 @@ import typer
 
 from fivestep.errors import CannotCreateError, DataError, FivestepError, MissingInputError, StorageError, UsageError
 
+DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # exit 74; every other refusal to open is "cannot create", exit 73
+
 app = typer.Typer(
-    add_completion=False, no_args_is_help=False, pretty_exceptions_enable=False, rich_markup_mode=None, help="Any PyTorch model through the whole workflow."
+    context_settings={"help_option_names": ["-h", "--help"]},
+    add_completion=False,
+    no_args_is_help=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Any PyTorch model through the whole workflow.",
 )
 
 Target = Annotated[str | None, typer.Option(help="The column to predict; several with commas.")]
@@ -51,11 +62,11 @@ def fit(
         config, set_, epochs=epochs, lr=lr, batch_size=batch_size, folder=folder, name=name, ignore=ignore or None
     )
     if target is not None:
-        options["target"] = target if "," not in target else target.split(",")
+        options["target"] = target_names(target)
     if options.get("target") is None and not Path(data).is_dir():
         raise UsageError("Which column is to be predicted? Name it: --target COLUMN")
-    splits = data_and_splits(data, options, split, val, test)
     unknown_settings(settings)
+    splits = data_and_splits(data, options, split, val, test)
     run = workflow.fit(model or named_model or "auto", splits, quiet=quiet, **settings)
     scores = run.evaluate("val" if splits.val is not None else "train")
     if run.folder is not None:
@@ -69,10 +80,12 @@ def fit(
     print(scores)
     if run.folder is not None:
         print(f"\nrun    {run.folder}\nmodel  {run.folder}/model.fivestep")
-        print(
-            f"next   fivestep predict {run.folder} NEW.csv -o out.csv"
-            + (f"\n       fivestep evaluate {run.folder} --split test" if splits.test is not None else "")
-        )
+        own = f" --model {model or named_model}" if ".py:" in str(model or named_model) else ""
+        commands = [] if Path(data).is_dir() else [f"fivestep predict {run.folder} NEW.csv -o out.csv{own}"]
+        if splits.test is not None and not (test and Path(test).is_dir()):
+            commands.append(f"fivestep evaluate {run.folder} {test}{own}" if test else f"fivestep evaluate {run.folder} --split test{own}")
+        if commands:
+            print("next   " + "\n       ".join(commands))
 
 
 @app.command()
@@ -88,9 +101,21 @@ def predict(
 ) -> None:
     """Predict the rows of a file, in its order, streaming."""
     loaded = load_model(model, model_class, sha256)
-    written = predict_file(loaded, file, output, probabilities, quiet)
-    if as_json and output:
-        emit({"output": output, "rows": written})
+    notes: dict[str, None] = {}
+    if as_json and output is None:
+        import polars
+
+        frame = polars.concat(predicted_chunks(loaded, file, probabilities, notes))
+        emit({"rows": len(frame), "predictions": frame.to_dict(as_series=False), "notes": list(notes)})
+        return
+    written = predict_file(loaded, file, output, probabilities, notes)
+    if not quiet:
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+        if output is not None:
+            print(f"{written:,} predictions in {output}", file=sys.stderr)
+    if as_json:
+        emit({"output": output, "rows": written, "notes": list(notes)})
 
 
 @app.command()
@@ -102,8 +127,12 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Scores with intervals and a no-skill baseline; looks at the test split are counted."""
+    if file is not None and split is not None:
+        raise UsageError(f"Two things to score: the file {file} and --split {split}. Name one of them.")
     loaded = load_model(model, model_class, None)
     if file is not None:
+        if not Path(file).exists():
+            raise MissingInputError(f"There is no file {file}.")
         scores = loaded.evaluate(file)
     else:
         scores = evaluate_split(Path(model), loaded, split or "val")
@@ -124,13 +153,34 @@ def check(
     _, options, _, _ = put_together(config, set_)
     if not Path(file).exists():
         raise MissingInputError(f"There is no file {file}.")
-    allowed = {key: options[key] for key in options if key in ("columns", "drop", "missing", "delimiter", "encoding", "decimal", "without_target", "weight")}
-    report = inspect_file(file, target=target or options.get("target"), **allowed)
+    if Path(file).is_dir():
+        raise UsageError(f"{file} is a folder; check reads a table. A folder of images is looked at by: fivestep fit {file}")
+    known_options(options, "data")
+    allowed = {key: value for key, value in options.items() if key not in ("target", "scale_target", "categories")}  # those concern the model, not the file
+    report = inspect_file(file, target=target_names(target) if target is not None else options.get("target"), **allowed)
     if as_json:
-        emit({"problems": list(report.problems), "notes": list(report.notes)})
+        columns = [
+            {"name": line.name, "kind": line.kind, "use": line.use, "missing": line.num_missing, "examples": list(line.examples)}
+            for line in report.columns.lines
+        ]
+        emit({"file": file, "rows": report.num_rows, "columns": columns, "problems": list(report.problems), "notes": list(report.notes)})
     else:
         print(report)
     return 65 if report.problems else 0
+
+
+@app.command()
+def explain(code: Annotated[str, typer.Argument(help="The code of a finding, such as O01.")], as_json: AsJson = False) -> None:
+    """What a finding means, why it matters, and the mistake beside its mend."""
+    from fivestep.checks.catalogue import CATALOGUE
+
+    rule = CATALOGUE.get(code.upper())
+    if rule is None:
+        raise UsageError(f"There is no finding {code!r}.{near_codes(code)}")
+    if as_json:
+        emit(asdict(rule))
+    else:
+        print(rule)
 
 
 @app.command()
@@ -141,7 +191,10 @@ def show(what: Annotated[str, typer.Argument(help="A run or an artifact.")], as_
         emit(facts)
         return
     for key, value in facts.items():
-        print(f"{key:14}{value if not isinstance(value, dict) else ', '.join(f'{k}={v}' for k, v in value.items())}")
+        if value is not None:
+            print(
+                f"{key:14}{', '.join(f'{k}={v}' for k, v in value.items()) if isinstance(value, dict) else f'{value:,}' if isinstance(value, int) else value}"
+            )
 
 
 @app.command()
@@ -203,37 +256,76 @@ def put_together(config: str | None, assignments: list[str] | None, **given: Any
 
 
 def data_and_splits(source: str, data: dict[str, Any], split: dict[str, Any], val: str | None, test: str | None) -> Any:
-    import inspect
-
     from fivestep.data.data import Data, Splits
-    from fivestep.model.building import nearest
 
+    for path in (val, test):
+        if path is not None and not Path(path).exists():
+            raise MissingInputError(f"There is no file or folder {path}.")
+    known_options(split, "split")
     if not Path(source).exists():
         raise MissingInputError(f"There is no file or folder {source}.")
     if Path(source).is_dir():
-        made = Data.images(source, **{key: value for key, value in data.items() if key == "size"})
+        others = [key for key in data if key != "size"]
+        if others:
+            raise UsageError(f"{source} is a folder of images, whose classes are the names of its folders; data.{others[0]} is an option of tables.")
+        made = Data.images(source, **data)
     else:
-        allowed = inspect.signature(Data.table).parameters
-        for key in data:
-            if key not in allowed:
-                raise UsageError(f"--set data.{key}: Data.table has no such option.{nearest(key, allowed)}")
+        known_options(data, "data")
         made = Data.table(source, **data)
     if test or val:
-        read = (lambda path: Data.images(path)) if Path(source).is_dir() else (lambda path: Data.table(path, **data))
+        chosen = [key for key, value in split.items() if key not in ("seed", "shuffle") and value]
+        if chosen:
+            raise UsageError(f"split.{chosen[0]} divides one file, and --val or --test name files that are divided already. Leave one of the two out.")
+        read = (lambda path: Data.images(path, **data)) if Path(source).is_dir() else (lambda path: Data.table(path, **data))
         return Splits(made, val=read(val) if val else 0.15, test=read(test) if test else None)
     return made.split(**split)
+
+
+def known_options(options: dict[str, Any], part: str) -> None:
+    """Refuse an option that Data.table (part "data") or split (part "split") does not have."""
+    import inspect
+
+    from fivestep.data.data import Data
+    from fivestep.model.building import nearest
+
+    allowed = [key for key in inspect.signature(Data.table if part == "data" else Data.split).parameters if key not in ("self", "source")]
+    for key in options:
+        if key not in allowed:
+            raise UsageError(f"There is no option {part}.{key}.{nearest(key, allowed)}")
 
 
 def unknown_settings(settings: dict[str, Any]) -> None:
     import inspect
 
     from fivestep import workflow
+    from fivestep.checks.catalogue import CATALOGUE
+    from fivestep.data.data import Data
     from fivestep.model.building import nearest
 
-    allowed = [key for key in inspect.signature(workflow.fit).parameters if key not in ("model", "splits")]
+    allowed = [key for key in inspect.signature(workflow.fit).parameters if key not in ("model", "splits", "quiet")]
     for key in settings:
         if key not in allowed:
-            raise UsageError(f"There is no setting {key!r}.{nearest(key, allowed)}")
+            homes = [part for part, function in (("data", Data.table), ("split", Data.split)) if key in inspect.signature(function).parameters]
+            raise UsageError(f"There is no setting {key!r}." + (f" Did you mean {homes[0]}.{key}?" if homes else nearest(key, allowed)))
+    for code in settings.get("ignore") or ():
+        if code not in CATALOGUE:
+            raise UsageError(f"--ignore {code}: there is no such finding.{near_codes(str(code))}")
+
+
+def near_codes(code: str) -> str:
+    """`Did you mean 'O01'? fivestep explain O01` for a code that is none; all of its letter where none is near."""
+    import difflib
+
+    from fivestep.checks.catalogue import CATALOGUE
+
+    near = difflib.get_close_matches(code.upper(), CATALOGUE, 3) or [known for known in CATALOGUE if known[0] == code[:1].upper()]
+    return (
+        f" Near are: {', '.join(near)}." if near else " A code is a letter and two digits: D data, S split, M model, L loss, O optimizer, T training, E scores."
+    )
+
+
+def target_names(text: str) -> str | list[str]:
+    return text if "," not in text else [name.strip() for name in text.split(",")]
 
 
 def load_model(path: str, model_class: str | None, sha256: str | None) -> Any:
@@ -245,8 +337,8 @@ def load_model(path: str, model_class: str | None, sha256: str | None) -> Any:
     return workflow.load(path, load_file_class(model_class) if model_class else None, sha256=sha256)
 
 
-def predict_file(loaded: Any, file: str, output: str | None, probabilities: bool, quiet: bool) -> int:
-    """Read a file in chunks, predict each, write in order. The output appears under its name only when it is whole."""
+def predicted_chunks(loaded: Any, file: str, probabilities: bool, notes: dict[str, None]) -> Iterator[Any]:
+    """Polars frames of predictions, in the file's order, at least one (a file without rows gives the header). Adds what is to be told to `notes`."""
     import polars
 
     predictor = loaded._predictor
@@ -254,30 +346,30 @@ def predict_file(loaded: Any, file: str, output: str | None, probabilities: bool
         raise UsageError("This model was trained on arrays or images; from the shell only tables can be predicted. Use fs.load(...).predict(array) in Python.")
     if not Path(file).exists():
         raise MissingInputError(f"There is no file {file}.")
+    for numbers, codes, chunk_notes in predictor.columns.iter_prediction_chunks(file):
+        notes |= dict.fromkeys(chunk_notes)
+        named = predictor.frame(numbers, codes, probabilities=probabilities)
+        yield polars.DataFrame({key: values.tolist() if values.dtype == object else values for key, values in named.items()})
+
+
+def predict_file(loaded: Any, file: str, output: str | None, probabilities: bool, notes: dict[str, None]) -> int:
+    """Read a file in chunks, predict each, write in order; returns the number of rows. The output appears under its name only when it is whole."""
+    import polars
+
     target = Path(output) if output else None
-    if target is not None and target.suffix not in (".csv", ".tsv", ".parquet"):
-        raise UsageError(f"-o {output}: the name must end in .csv, .tsv or .parquet.")
-    if target is not None and not target.parent.is_dir():
-        raise CannotCreateError(f"-o {output}: there is no folder {target.parent}.")
+    if target is not None:
+        check_output(target, file)
     separator = "\t" if target is not None and target.suffix == ".tsv" else ","
-    notes: dict[str, None] = {}
     kept, written = [], 0
     temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}") if target is not None else None
     stream = None
     try:
         stream = sys.stdout.buffer if temporary is None else open(temporary, "xb")  # noqa: SIM115  closed below, before the rename
-        for numbers, codes, chunk_notes in predictor.columns.iter_prediction_chunks(file):
-            notes |= dict.fromkeys(chunk_notes)
-            frame = polars.DataFrame(
-                {
-                    key: values.tolist() if values.dtype == object else values
-                    for key, values in predictor.frame(numbers, codes, probabilities=probabilities).items()
-                }
-            )
+        for frame in predicted_chunks(loaded, file, probabilities, notes):
             if target is not None and target.suffix == ".parquet":
                 kept.append(frame)  # predictions alone, a few numbers a row; the input is not kept
             elif len(frame) or not written:
-                stream.write(frame.write_csv(include_header=not written and not kept, separator=separator).encode())
+                stream.write(frame.write_csv(include_header=not written, separator=separator).encode())
             written += len(frame)
         if kept:
             polars.concat(kept).write_parquet(stream)  # type: ignore[arg-type]
@@ -289,18 +381,28 @@ def predict_file(loaded: Any, file: str, output: str | None, probabilities: bool
     except OSError as error:
         if isinstance(error, (BrokenPipeError, FivestepError)):
             raise
-        raise StorageError(f"{output or 'stdout'} cannot be written: {error.strerror}. Nothing was left under that name.") from error
+        where = "" if output is None else " Nothing was left under that name."
+        if stream is None and error.errno not in DISK_REFUSES:
+            raise CannotCreateError(f"-o {output} cannot be created: {error.strerror}.") from error
+        raise StorageError(f"{output or 'stdout'} cannot be written: {error.strerror}.{where}") from error
     finally:
-        if temporary is not None:
-            if stream is not None:
+        if temporary is not None and stream is not None:
+            with contextlib.suppress(OSError):  # what could not be flushed was told above
                 stream.close()
             temporary.unlink(missing_ok=True)
-    if not quiet:
-        for note in notes:
-            print(f"note: {note}", file=sys.stderr)
-        if target is not None:
-            print(f"{written:,} predictions in {target}", file=sys.stderr)
     return written
+
+
+def check_output(target: Path, file: str) -> None:
+    """Refuse an output that cannot become the predictions, before any work is done."""
+    if target.suffix not in (".csv", ".tsv", ".parquet"):
+        raise UsageError(f"-o {target}: the name must end in .csv, .tsv or .parquet.")
+    if not target.parent.is_dir():
+        raise CannotCreateError(f"-o {target}: there is no folder {target.parent}.")
+    if target.is_dir():
+        raise CannotCreateError(f"-o {target} is a folder.")
+    if target.exists() and Path(file).exists() and target.samefile(file):
+        raise UsageError(f"-o {target} is the file that is read: its rows would be lost. Choose another name.")
 
 
 def evaluate_split(path: Path, loaded: Any, split: str) -> Any:
@@ -312,7 +414,7 @@ def evaluate_split(path: Path, loaded: Any, split: str) -> Any:
         raise UsageError("An artifact knows no splits; name a file: fivestep evaluate MODEL FILE")
     recorded = runs.read_settings(path).data
     if recorded["kind"] not in ("table", "images") or recorded["split_options"].get("given"):
-        raise UsageError("The data of this run did not come from one file, so it cannot be split again here. Use run.evaluate(...) in Python, or name a file.")
+        raise UsageError("The data of this run did not come from one file, so it cannot be split again here. Name the file: fivestep evaluate RUN FILE")
     if not Path(recorded["source"]).exists():
         raise MissingInputError(f"The data of this run was {recorded['source']}, and it is not there any more.")
     options = recorded["options"]
@@ -344,7 +446,7 @@ def describe_path(path: Path) -> dict[str, Any]:
     found = artifact.read_artifact(model_path)
     tensors = sum(tensor.numel() for tensor in found.state.values())
     recipe = found.recipe
-    facts |= {"model": recipe.get("name") or recipe.get("qualname") or recipe.get("class"), "model args": recipe.get("args", {}), "numbers": f"{tensors:,}"}
+    facts |= {"model": recipe.get("name") or recipe.get("qualname") or recipe.get("class"), "model args": recipe.get("args", {}), "numbers": tensors}
     return facts | {"task": found.decoding.get("task"), "classes": found.decoding.get("classes"), "sha256": found.digest}
 
 

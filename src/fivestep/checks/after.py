@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fivestep import seeds
-from fivestep.checks.before import could_not_check
+from fivestep.checks.before import could_not_check, one_thread
 from fivestep.checks.before_data import relation_strength
 from fivestep.checks.before_loss import answers
 from fivestep.checks.before_model import dead_share, difference, is_relu
@@ -34,7 +34,7 @@ def check_trained(subject: Subject, model: nn.Module, *, watch: Watch, ignore: S
     found: list[Finding] = []
     after = Trained(subject, model, watch)
     refused: dict[str, list[str]] = {}
-    with seeds.restored(0), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with seeds.restored(0), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), one_thread():
         warnings.simplefilter("ignore")
         for rule in RULES:
             code = rule.__name__.removeprefix("rule_").upper()

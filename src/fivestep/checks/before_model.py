@@ -856,7 +856,8 @@ def rule_t10(subject: Subject, probe: Probe) -> Finding | None:
 
 
 Rule = Callable[[Subject, Probe], Finding | list[Finding] | None]
-RULES: tuple[Rule, ...] = (
-    rule_m02, rule_m03, rule_m04, rule_m06, rule_m08, rule_m09, rule_m10, rule_m11, rule_m12, rule_m14, rule_m15, rule_m16, rule_m17, rule_m18, rule_m19, rule_m20,
-    rule_m22, rule_m23, rule_m24, rule_m26, rule_m32, rule_m36, rule_m38, rule_m05, rule_t10,
+READ: tuple[Rule, ...] = (rule_m02, rule_m14, rule_m18)
+ASKED: tuple[Rule, ...] = (
+    rule_m04, rule_m06, rule_m08, rule_m09, rule_m10, rule_m11, rule_m16, rule_m17, rule_m19, rule_m20, rule_m22, rule_m23, rule_m24, rule_m26, rule_m36, rule_t10, rule_m03,
+    rule_m12, rule_m32, rule_m15, rule_m38, rule_m05,
 )  # fmt: skip

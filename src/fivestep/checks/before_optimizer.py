@@ -248,4 +248,5 @@ def rule_p02(subject: Subject, probe: Probe) -> Finding | None:
     )  # fmt: skip
 
 
-RULES: tuple[Rule, ...] = (rule_p02, rule_o03, rule_o06, rule_o09, rule_o10, rule_o11, rule_o13, rule_o14, rule_t01, rule_o01, rule_o02)
+READ: tuple[Rule, ...] = (rule_p02, rule_o03, rule_o06, rule_o09, rule_o11, rule_o14)
+REHEARSED: tuple[Rule, ...] = (rule_o13, rule_o10, rule_t01, rule_o01, rule_o02)

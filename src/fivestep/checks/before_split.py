@@ -44,6 +44,20 @@ def shared_rows(probe: Probe, first: str, second: str) -> tuple[float, int] | No
     return float(common.mean()), int(common.sum())
 
 
+def rule_s01(subject: Subject, probe: Probe) -> Finding | None:
+    """Over 5 % of the validation or test rows are bit-equal to a training row (95 % of validation: S09 says it)."""
+    for name in ("val", "test"):
+        found = shared_rows(probe, name, "train")
+        if found is not None and found[0] > 0.05 and found[1] >= 3 and not (name == "val" and found[0] > 0.95):
+            return Finding(
+                "S01", "warning", f"{found[1]} of {len(probe.readable[name])} {name} rows ({found[0]:.0%}) stand bit for bit in the training rows too.",
+                {"split": name, "rows": found[1], "share": found[0]},
+                "The model has seen their answers: the score is above what new rows would give.",
+                "Remove duplicates before the split, or keep copies together: split(group=...).",
+            )  # fmt: skip
+    return None
+
+
 ID_NAME = re.compile(
     r"(^|_|\b)(id|ids|uid|uuid|patient|subject|user|customer|client|person|group|household|session|device|site|hospital|store|family|animal|speaker|writer|account|member)s?(_?id)?($|_|\b|\d)",
     re.I,

@@ -3,7 +3,7 @@
 Enters: a Subject. Leaves: cached measurements. The decision that shaped it: nothing here touches the user's model, data or random state. The model is copied
 before it is called, rows are cloned before a forward sees them, a Dataset is copied before it is read, and `before` runs all of it inside `seeds.restored`.
 Expensive measurements ask `has_time` (the thread's own time, so that a busy machine does not change what is found), and the batch is as large as a forward of
-about 6 ms allows; `before` names the rules for which no time was left.
+about 8 ms allows; `before` names the rules for which no time was left.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fivestep.train.loop import forward
 
 SECONDS = 0.9  # what all checks before a run may take together
 ROWS = 256
-FORWARD_SECONDS = 0.006  # all rules together ask for some fifty forwards of the batch
+FORWARD_SECONDS = 0.008  # all rules together ask for some fifty forwards of the batch
 ELEMENTS = 2_000_000  # at most so many input values in a probe's batch: 256 rows of a table, 13 photographs
 SAMPLE = 10_000  # values of a column that its spread and its values are judged by
 FLAT = 2_000_000  # input values that rules on rows look at; beyond, every k-th row
@@ -56,11 +56,6 @@ class Column:
         """Up to SAMPLE finite values, spread over all rows."""
         sample = self.values[:: max(1, len(self.values) // SAMPLE)]
         return sample[numpy.isfinite(sample)]
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether `finite` holds every row."""
-        return len(self.finite) == len(self.values)
 
     @cached_property
     def distinct(self) -> int:

@@ -56,6 +56,7 @@ class Data:
         delimiter: str | None = None,
         encoding: str = "utf-8",
         decimal: str = ".",
+        quote: str | None = '"',
         without_target: str = "refuse",
         weight: str | None = None,
         scale_target: bool | str = "auto",
@@ -64,7 +65,7 @@ class Data:
         """A table with named columns: a path (CSV, TSV, Parquet), a polars, pandas or Arrow frame, or a dict of arrays.
 
         `columns` overrides what a column is read as ({"zip": "category"}); `drop`ped columns are no inputs but stay usable by `split`; `missing` adds tokens
-        that mean "no value"; `without_target="drop"` leaves out rows that have none; `weight` names a column of sample weights; `categories` is "onehot" or
+        that mean "no value"; `quote=None` reads quotes as ordinary text; `without_target="drop"` leaves out rows that have none; `weight` names a column of sample weights; `categories` is "onehot" or
         "codes" (for embeddings). Raises DataError with every problem of the file, each with the option that accepts it.
         """
         from fivestep.data.columns import read_columns
@@ -73,11 +74,11 @@ class Data:
         columns = dict(columns or {})
         if categories not in ("onehot", "codes"):
             raise UsageError(f'categories={categories!r} is not known. Use "onehot" (numbers only) or "codes" (forward gets (numbers, codes) for embeddings).')
-        raw = read_table(source, columns=columns, missing=missing, delimiter=delimiter, encoding=encoding, decimal=decimal)
+        raw = read_table(source, columns=columns, missing=missing, delimiter=delimiter, encoding=encoding, decimal=decimal, quote=quote)
         typed = read_columns(raw, target=target, drop=drop, columns=columns, missing=missing, decimal=decimal, without_target=without_target, weight=weight)
         options = dict(
             columns=columns, drop=list(drop), missing=None if missing is None else list(missing), delimiter=delimiter, encoding=encoding, decimal=decimal,
-            without_target=without_target, weight=weight, scale_target=scale_target, categories=categories,
+            quote=quote, without_target=without_target, weight=weight, scale_target=scale_target, categories=categories,
         )  # fmt: skip
         names = () if target is None else (target,) if isinstance(target, str) else tuple(target)
         return Data("table", raw.origin, typed=typed, task=typed.task, options={"target": target, **options}, notes=tuple(typed.notes), target_names=names)

@@ -840,10 +840,50 @@ def outputs_from(loss: Any) -> Callable[[Outputs], Tensor] | None:
     """
     name = loss_name(loss)
     if name == "AdaptiveLogSoftmaxWithLoss":
-        return lambda features: loss.log_prob(_first(features, None))
+        return lambda features: _beside(loss, features, loss.log_prob)
     if name == "LinearCrossEntropyLoss":
-        return lambda features: loss.linear(_first(features, None)).reshape(-1, loss.num_classes, *loss.out_features)
+        return lambda features: _beside(loss, features, lambda own: loss.linear(own).reshape(-1, loss.num_classes, *loss.out_features))
     return None
+
+
+def _beside(loss: nn.Module, features: Outputs, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """`function` of the features where the loss's own layer lies; the answer where the features lay (collected outputs are on the CPU)."""
+    first, own = _first(features, None), next(loss.parameters())
+    return function(first.to(own.device, own.dtype)).to(first.device)
+
+
+def head_to_json(loss: Any) -> dict[str, Any] | None:
+    """How to build a loss that holds the model's last layer again, without its weights; None for all others.
+
+    >>> head_to_json(nn.AdaptiveLogSoftmaxWithLoss(6, 4, [2]))["cutoffs"]
+    [2]
+    """
+    name = loss_name(loss)
+    if name == "AdaptiveLogSoftmaxWithLoss":
+        own = {"in_features": loss.in_features, "n_classes": loss.n_classes, "cutoffs": list(loss.cutoffs[:-1])}
+        return {"name": name, **own, "div_value": loss.div_value, "head_bias": loss.head_bias}
+    if name == "LinearCrossEntropyLoss":
+        own = {"in_features": loss.linear.in_features, "num_classes": loss.num_classes, "out_features": list(loss.out_features)}
+        return {"name": name, **own, "bias": loss.linear.bias is not None}
+    return None
+
+
+def head_from_json(entry: Any) -> nn.Module:
+    """The inverse of `head_to_json`, on the meta device: it takes no memory until real weights are assigned. Raises ArtifactError for any other entry."""
+    fields_of = {
+        "AdaptiveLogSoftmaxWithLoss": {"in_features", "n_classes", "cutoffs", "div_value", "head_bias"},
+        "LinearCrossEntropyLoss": {"in_features", "num_classes", "out_features", "bias"},
+    }
+    arguments = dict(entry) if isinstance(entry, Mapping) else {}
+    name = arguments.pop("name", None)
+    if name not in LOSSES or set(arguments) != fields_of.get(name):
+        raise ArtifactError(f"The artifact's loss {str(entry)[:80]!r} is none whose layer this version knows.")
+    if "out_features" in arguments:
+        arguments["out_features"] = tuple(arguments["out_features"])
+    try:
+        return _torch_class(name)(**arguments, device="meta")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ArtifactError(f"The artifact's loss {name} cannot be built from {arguments}: {error}") from error
 
 
 def _first(outputs: Outputs, dtype: torch.dtype | None = torch.float64) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fivestep.data.batches import count_examples, map_tensors, mover, tensors_of
 from fivestep.errors import DataError, UsageError
-from fivestep.model.losses import Decoding
+from fivestep.model.losses import Decoding, outputs_from
 from fivestep.train import loop
 
 
@@ -32,7 +32,7 @@ class Predictor:
     columns: Any = None  # fitted columns of a table
     block: int = 256
     pick: Callable[[Any], Any] | None = None  # what the loss saw of the outputs (`output=`)
-    predict_outputs: Callable[[Any], Any] | None = None  # a loss that predicts by itself (AdaptiveLogSoftmaxWithLoss)
+    head: nn.Module | None = None  # a loss that holds the last layer and predicts with it (AdaptiveLogSoftmaxWithLoss)
     autocast: contextlib.AbstractContextManager[Any] = loop.OFF
     dtype: torch.dtype = torch.float32
 
@@ -60,10 +60,16 @@ class Predictor:
 
     # -- predictions --------------------------------------------------------------------------------------------------------------------------------------
 
+    def after_head(self, outputs: Any) -> Any:
+        """The outputs as `decoding` reads them: through the last layer where the loss holds it."""
+        if self.head is None:
+            return outputs
+        with torch.no_grad():
+            return outputs_from(self.head)(outputs)  # type: ignore[misc]
+
     def decode(self, outputs: Any, *, probabilities: bool = False) -> Any:
         """Values in the target's unit, labels of classes, or probabilities."""
-        if self.predict_outputs is not None:
-            outputs = self.predict_outputs(outputs)
+        outputs = self.after_head(outputs)
         if self.decoding.task in ("binary", "multiclass", "multilabel"):
             return self.decoding.probabilities(outputs) if probabilities else self.decoding.labels(outputs)
         if probabilities:
@@ -120,20 +126,22 @@ class Predictor:
 
     def full_model(self) -> nn.Module:
         """Columns, model and decoding as one module: raw tensors in, target units (or probabilities) out."""
-        return FullModel(self.columns.encoder() if self.columns is not None else None, copy.deepcopy(self.module).cpu().eval(), self.decoding, self.pick)
+        return FullModel(self.columns.encoder() if self.columns is not None else None, copy.deepcopy(self.module).cpu().eval(), self.decoding, self.pick, copy.deepcopy(self.head))
 
 
 class FullModel(nn.Module):
     """`forward(numbers, codes)` of a table, or the model's own inputs; gives values in the target's unit, or probabilities of classes."""
 
-    def __init__(self, encoder: nn.Module | None, model: nn.Module, decoding: Decoding, pick: Callable[[Any], Any] | None):
+    def __init__(self, encoder: nn.Module | None, model: nn.Module, decoding: Decoding, pick: Callable[[Any], Any] | None, head: nn.Module | None = None):
         super().__init__()
         self.encoder, self.model, self.decoding, self.pick = encoder, model, decoding, pick
+        self.head = None if head is None else head.cpu().eval()
 
-    def forward(self, *inputs: Any) -> Any:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         encoded = inputs if self.encoder is None else self.encoder(*inputs)
-        outputs = self.model(*encoded) if isinstance(encoded, tuple) else self.model(encoded)
+        outputs = self.model(*encoded, **named) if isinstance(encoded, tuple) else self.model(encoded)
         outputs = outputs if self.pick is None else self.pick(outputs)
+        outputs = outputs if self.head is None else outputs_from(self.head)(outputs)  # type: ignore[misc]
         return self.decoding.probabilities(outputs) if self.decoding.task in ("binary", "multiclass", "multilabel") else self.decoding.values(outputs)
 
 

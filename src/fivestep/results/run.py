@@ -16,15 +16,19 @@ from torch import Tensor, nn
 from fivestep.data.batches import map_tensors, tensors_of
 from fivestep.data.data import Data, Part, Splits
 from fivestep.errors import ArtifactError, CannotCreateError, SettingsError, UsageError
-from fivestep.model import building, calibration, models
+from fivestep.model import building, calibration, losses, models
 from fivestep.model import metrics as scoring
 from fivestep.model.losses import Decoding
 from fivestep.results import artifact as artifacts
 from fivestep.results import runs
 from fivestep.results.predictor import ArrayRows, Predictor, as_source
 from fivestep.settings import Settings
+from fivestep.train import loop
+from fivestep.train import precision as precisions
 
 SELF_TEST_ROWS = 8
+FUNCTION = "(a function)"
+HEAD = "loss:"  # before the names of the weights of a loss that holds the last layer
 
 
 class Model:
@@ -52,15 +56,20 @@ class Model:
             args = recipe.get("args", {}) if recipe.get("kind") == "import" else {}
             facts = {key: value for key, value in found.facts.get("model_facts", {}).items() if value is not None}
             module = model if isinstance(model, nn.Module) else building.build_model(model, args, facts=facts, seed=0).module
+        head = None if found.facts.get("head") is None else losses.head_from_json(found.facts["head"])
         try:
             initialise_lazy(module, found.self_test[0])
-            module.load_state_dict(found.state)
+            module.load_state_dict({name: tensor for name, tensor in found.state.items() if head is None or not name.startswith(HEAD)})
+            if head is not None:
+                own = {name.removeprefix(HEAD): tensor for name, tensor in found.state.items() if name.startswith(HEAD)}
+                head.load_state_dict(own, assign=True)
         except (RuntimeError, KeyError) as error:
             raise ArtifactError(f"The weights do not fit this model: {error}") from error
         columns = None if found.columns is None else Columns.from_json(found.columns)
         decoding = Decoding.from_json(found.decoding)
         dtype = next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
-        predictor = Predictor(module.eval(), decoding, columns, int(found.facts["block"]), pick_of(found.facts.get("output")), dtype=dtype)
+        autocast = precisions.autocast(str(found.facts.get("precision", "float32")), torch.device("cpu"))
+        predictor = Predictor(module.eval(), decoding, columns, int(found.facts["block"]), pick_of(found.facts.get("output")), head, autocast, dtype)
         loaded = cls(predictor, task=decoding.task, recipe=recipe, facts=found.facts)
         loaded._self_test(*found.self_test)
         return loaded
@@ -190,6 +199,9 @@ class Model:
             raise CannotCreateError(f"{path} exists and is no artifact; it is not overwritten. Choose another path.")
         predictor = self._predictor
         facts = dict(self.facts) | {"block": predictor.block}
+        if predictor.head is not None:
+            facts["head"] = losses.head_to_json(predictor.head)
+            state |= {HEAD + name: tensor.detach().cpu() for name, tensor in predictor.head.state_dict().items()}
         return artifacts.save_artifact(
             path,
             recipe=self._recipe,
@@ -244,8 +256,9 @@ class Run(Model):
             "rows": {name: len(source) for name, source in encoded.items()},
             "kind": splits.train.data.kind,
             "data_fingerprint": splits.fingerprint,
-            "output": settings.asked.get("output") if isinstance(settings.asked.get("output"), (str, int)) else None,
+            "output": predictor_output(settings.asked.get("output")),
             "model_facts": {"num_inputs": splits.num_inputs, "num_outputs": splits.num_outputs, "num_categories": splits.num_categories},
+            "precision": settings.asked.get("precision", "float32"),
             "weights_sha256": building.parameter_hash(predictor.module.state_dict()),
         }
 
@@ -370,9 +383,7 @@ def time_order(values: Any) -> Tensor | None:
 def initialise_lazy(module: nn.Module, inputs: dict[str, Tensor]) -> None:
     """A lazy module gets its shapes from the self-test rows before weights can be loaded."""
     if inputs and any(isinstance(tensor, nn.parameter.UninitializedParameter) for tensor in module.parameters()):
-        from fivestep.train import loop
-
-        with loop.evaluating(module):
+        with loop.evaluating(module, first=True):
             loop.forward(module, from_names(inputs))
 
 
@@ -394,9 +405,19 @@ def from_names(named: dict[str, Tensor]) -> Any:
     return tuple(named[name] for name in sorted(named, key=lambda name: int(name.rpartition(".")[2])))
 
 
+def predictor_output(output: Any) -> str | int | None:
+    """`output=` as an artifact holds it; a function cannot be held, which `pick_of` says when it is loaded."""
+    return output if output is None or isinstance(output, (str, int)) else FUNCTION
+
+
 def pick_of(output: Any) -> Any:
     if output is None:
         return None
+    if output == FUNCTION:
+        raise UsageError(
+            "The loss saw a function of this model's outputs (output=), and an artifact holds no functions. Let the model's forward return what the function picks, "
+            "or give output= a key or an index; the weights alone are in weights.safetensors of the artifact."
+        )
     if not isinstance(output, (str, int)):
         raise SettingsError(f"output={output!r} in the artifact is neither a key nor an index.")
     return lambda outputs: outputs[output]

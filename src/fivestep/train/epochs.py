@@ -246,7 +246,8 @@ def check_weights(training: Training, losses: Sequence[float]) -> None:
             f"The loss became {losses[step - 1 - training.step + len(losses)]} at step {step}. Lower lr, clip the gradients (clip_norm=1.0) or look at the inputs.",
             step=step,
         )
-    for name, parameter in training.model.named_parameters():
+    loss_parameters = [] if training.loss_module is None else [(f"loss:{name}", parameter) for name, parameter in training.loss_module.named_parameters()]
+    for name, parameter in [*training.model.named_parameters(), *loss_parameters]:
         if not bool(torch.isfinite(parameter).all()):
             raise NonFiniteError(
                 f"After step {training.step} (epoch {training.epoch}) the weights {name} are not finite: the last gradient was infinite or NaN. "
@@ -255,6 +256,14 @@ def check_weights(training: Training, losses: Sequence[float]) -> None:
                 layer=name,
                 origin="weights",
             )
+
+
+def not_finite_rows(value: Any) -> Tensor | None:
+    """bool (n,): the rows of the first tensor in `value` that holds NaN or infinity; None where all are finite."""
+    for tensor in loop.tensors_of(value):
+        if tensor.is_floating_point() and tensor.dim() and not bool(torch.isfinite(tensor).all()):
+            return ~torch.isfinite(tensor).reshape(len(tensor), -1).all(1)
+    return None
 
 
 def locate_non_finite(training: Training, plan: Plan) -> NonFiniteError:
@@ -272,19 +281,20 @@ def locate_non_finite(training: Training, plan: Plan) -> NonFiniteError:
 
         return hook
 
-    step_in_epoch, rows, bad_inputs = 0, (), None
+    step_in_epoch, rows, bad_inputs, what = 0, (), None, "inputs"
     with torch.no_grad():
         for number, batch in enumerate(plan.batches.epoch(epoch)):
             if done is not None and number < done:
                 continue
             hooks = [module.register_forward_hook(watch(name)) for name, module in training.model.named_modules() if name]
             try:
-                finite_inputs = [torch.isfinite(t).reshape(len(t), -1).all(1) for t in loop.tensors_of(batch.inputs) if t.is_floating_point() and t.dim()]
-                bad_inputs = next((~finite for finite in finite_inputs if not bool(finite.all())), None)
+                bad_inputs, what = not_finite_rows(batch.inputs), "inputs"
+                if bad_inputs is None:
+                    bad_inputs, what = not_finite_rows((batch.targets, batch.weights)), "targets"
                 value = (
                     plan.compute(training.model, batch.inputs, batch.targets)
                     if plan.compute
-                    else plan.loss(loop.forward(training.model, batch.inputs), batch.targets)
+                    else plan.loss(loop.forward(training.model, batch.inputs), batch.targets, *(() if batch.weights is None else (batch.weights,)))
                 )
                 value = value[0] if isinstance(value, tuple) else value
             except Exception:
@@ -313,7 +323,7 @@ def locate_non_finite(training: Training, plan: Plan) -> NonFiniteError:
             f"Lower lr (now {before:g}), or clip the gradients: clip_norm=1.0.",
         )
     elif bad_inputs is not None:
-        cause, fix = f"the inputs hold NaN or infinity{where}", "Fill or drop these rows."
+        cause, fix = f"the {what} hold NaN or infinity{where}", "Fill or drop these rows."
     elif layer:
         cause, fix = (
             f"layer {layer} gave the first non-finite output{where}",

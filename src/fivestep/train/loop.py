@@ -81,7 +81,7 @@ def train_step(
         else:
             scaler.scale(value).backward()  # 4. backward, scaled into fp16's range
     if total_weight is not None:
-        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for group in optimizer.param_groups for parameter in group["params"] if parameter.grad is not None]
         torch._foreach_div_(gradients, total_weight)
         total_loss = total_loss / float(total_weight) if wait else total_loss / total_weight
     if clipping is not None:
@@ -117,6 +117,7 @@ def train_step_closure(
 
     def closure() -> Tensor:
         total: Any = None
+        total_weight: Any = None
         for number, ((inputs, targets, weights), share) in enumerate(zip(parts, shares)):
             with autocast:
                 if compute is None:
@@ -125,13 +126,18 @@ def train_step_closure(
                 else:
                     value = compute(model, inputs, targets)
             if isinstance(value, tuple):
-                value = value[0] / value[1]
-            if share is not None:
+                value, weight = value
+                total_weight = weight if total_weight is None else total_weight + weight
+            elif share is not None:
                 value = value * share
             if number == 0:
                 optimizer.zero_grad()  # 3. zero the gradients
             value.backward()  # 4. backward
             total = value.detach() if total is None else total + value.detach()
+        if total_weight is not None:
+            gradients = [parameter.grad for group in optimizer.param_groups for parameter in group["params"] if parameter.grad is not None]
+            torch._foreach_div_(gradients, total_weight)
+            total = total / total_weight
         if not first and not math.isfinite(total.item()):
             raise NonFiniteLoss
         if clipping is not None:
@@ -195,12 +201,15 @@ def split_batch(batch: Batch, part_size: int, weigh: Callable[[Batch], Any]) -> 
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Any:
-    """`eval()` and `inference_mode` inside; each module's own training flag as it was afterwards."""
+def evaluating(model: nn.Module, *, first: bool = False) -> Any:
+    """`eval()` and `inference_mode` inside; each module's own training flag as it was afterwards.
+
+    `first=True`, for a model's first call, uses `no_grad`: what a lazy module (or a cache) makes there is trained later, which inference tensors refuse.
+    """
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad() if first else torch.inference_mode():
             yield
     finally:
         for module, flag in flags:

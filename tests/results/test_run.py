@@ -1,0 +1,241 @@
+"""A run: what stands in its folder, how looks at the test split are counted, and that every container and every way to the disk gives the same predictions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import fivestep as fs
+from fivestep.errors import ArtifactError, CannotCreateError, FivestepError, UsageError
+
+PLAIN = dict(quiet=True, device="cpu", checks=False)
+
+
+class Net(nn.Module):
+    def __init__(self, num_inputs: int, width: int = 5, num_outputs: int = 2):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(num_inputs, width), nn.BatchNorm1d(width), nn.Tanh(), nn.Linear(width, num_outputs))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def arrays(rows: int = 40):
+    x = torch.randn(rows, 3, generator=torch.Generator().manual_seed(0))
+    return x, x[:, :1] * torch.tensor([1.0, 2.0])
+
+
+def table(rows: int = 40):
+    x = torch.randn(rows, 2, generator=torch.Generator().manual_seed(0))
+    kind = [["red", "green", "blue"][row % 3] for row in range(rows)]
+    return {"a": x[:, 0].double().numpy(), "b": x[:, 1].double().numpy(), "kind": kind, "y": (x[:, 0] * 30 + 100).double().numpy()}
+
+
+def fit(model=Net, splits=None, **settings):
+    return fs.fit(model, splits or fs.Data.arrays(*arrays()).split(seed=0), **(PLAIN | {"loss": "auto", "epochs": 2, "folder": None} | settings))
+
+
+# -- the folder ------------------------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_folder_holds_what_was_asked_what_happened_and_the_model():
+    run = fit(folder="runs", loss="MSELoss", epochs=3)
+    assert run.folder == Path("runs/net-0001") or run.folder == Path("runs/net-0001").absolute()
+    assert {entry.name for entry in run.folder.iterdir()} >= {"settings.json", "environment.json", "history.jsonl", "findings.json", "model.fivestep"}
+    settings, environment = (json.loads((run.folder / name).read_text()) for name in ("settings.json", "environment.json"))
+    assert settings["asked"]["epochs"] == 3 and environment["torch"] == torch.__version__
+    rows = [json.loads(line) for line in (run.folder / "history.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3] and rows[-1]["train_loss"] == run.history[-1]["train_loss"]
+    assert fs.verify(run.folder) == []
+    x, _ = arrays()
+    assert torch.equal(fs.load(run.folder, model=Net).predict(x), run.predict(x))
+    assert fit(folder="runs").folder.name == "net-0002"
+
+
+def test_a_used_name_is_refused_and_nothing_is_overwritten():
+    run = fit(folder="runs", name="first")
+    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    with pytest.raises(CannotCreateError, match="first"):
+        fit(folder="runs", name="first", epochs=1)
+    assert before == {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["../out", ".hidden", "a/b", ""])
+def test_a_name_that_is_no_folders_name_is_refused(name):
+    with pytest.raises(CannotCreateError):
+        fit(folder="runs", name=name)
+
+
+def test_without_a_folder_nothing_is_written(tmp_path):
+    run = fit()
+    run.evaluate("test")
+    assert run.folder is None and list(tmp_path.iterdir()) == []
+
+
+# -- looks at the test split -----------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_looks_are_counted_over_all_runs_on_the_same_data_and_split():
+    splits = fs.Data.arrays(*arrays()).split(seed=0)
+    first, second = fit(splits=splits, folder="runs"), fit(splits=splits, folder="runs", seed=1)
+    assert [first.evaluate("test").looks, second.evaluate("test").looks, first.evaluate("test").looks] == [1, 2, 3]
+    assert first.evaluate("val").looks is None
+    assert fit(splits=fs.Data.arrays(*arrays()).split(seed=1), folder="runs").evaluate("test").looks == 1
+    assert "4" in str(second.evaluate("test"))
+
+
+def test_watching_the_test_counts_each_look():
+    run = fit(folder="runs", watch_test=True, epochs=3)
+    assert all(row["test_loss"] is not None for row in run.history)
+    assert run.evaluate("test").looks == 4
+
+
+def test_looks_without_a_folder_are_counted_for_the_process():
+    splits = fs.Data.arrays(arrays()[0] + 17, arrays()[1]).split(seed=0)
+    assert [fit(splits=splits).evaluate("test").looks for _ in range(2)] == [1, 2]
+
+
+# -- predictions -----------------------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_arrays_give_back_their_kind_of_container():
+    run, (x, _) = fit(), arrays()
+    given = run.predict(x)
+    assert isinstance(given, torch.Tensor) and given.shape == (40, 2) and not given.requires_grad
+    assert isinstance(run.predict(x.numpy()), np.ndarray) and np.array_equal(run.predict(x.numpy()), given.numpy())
+    assert torch.equal(run.predict(fs.Data.arrays(x)), given)
+    assert torch.equal(run.predict("train"), given[run.splits.train.indices])
+    with torch.no_grad():
+        torch.testing.assert_close(given.float(), run.model.eval()(x), rtol=0, atol=1e-6)
+
+
+def test_a_table_gives_back_its_kind_of_container(tmp_path):
+    import pandas
+    import polars
+
+    run = fit(splits=fs.Data.table(table(), target="y").split(seed=0), model_args={"num_outputs": 1})
+    rows = {key: value for key, value in table().items() if key != "y"}
+    polars.DataFrame(rows).write_csv(tmp_path / "rows.csv")
+    frame = pandas.DataFrame(rows, index=range(100, 140))
+    as_dict, as_polars, as_pandas, as_file = (run.predict(given) for given in (rows, polars.DataFrame(rows), frame, tmp_path / "rows.csv"))
+    assert isinstance(as_dict, dict) and isinstance(as_polars, polars.DataFrame) and isinstance(as_pandas, pandas.DataFrame) and isinstance(as_file, polars.DataFrame)
+    assert list(as_pandas.index) == list(range(100, 140))
+    for other in (as_polars["y"].to_numpy(), as_pandas["y"].to_numpy(), as_file["y"].to_numpy()):
+        assert np.array_equal(as_dict["y"], other)
+    assert 60 < as_dict["y"].mean() < 140  # in the target's own unit
+
+
+def test_probabilities_add_up_and_agree_with_the_labels():
+    x, _ = arrays()
+    run = fit(splits=fs.Data.arrays(x, torch.arange(40) % 3).split(seed=0), model_args={"num_outputs": 3}, epochs=4)
+    probabilities = run.predict(x, probabilities=True)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(40, dtype=probabilities.dtype))
+    assert torch.equal(probabilities.argmax(1), torch.as_tensor(run.predict(x)))
+    with pytest.raises(UsageError, match="numbers"):
+        fit().predict(x, probabilities=True)
+
+
+def test_probabilities_of_a_table_are_named():
+    data = table() | {"y": ["yes" if value > 100 else "no" for value in table()["y"]]}
+    run = fit("linear", fs.Data.table(data, target="y").split(seed=0), loss="auto")
+    frame = run.predict({key: value for key, value in data.items() if key != "y"}, probabilities=True)
+    assert set(frame) == {"y", "probability_no", "probability_yes"}
+    assert np.allclose(frame["probability_no"] + frame["probability_yes"], 1) and set(frame["y"]) <= {"yes", "no"}
+
+
+def test_the_full_model_is_columns_model_and_unit():
+    run, (x, _) = fit(), arrays()
+    torch.testing.assert_close(run.full_model(x).float(), run.predict(x).float(), rtol=0, atol=1e-6)
+
+
+def test_the_full_model_of_two_inputs_takes_them_as_the_model_does():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, left, right):
+            return self.layer(left) + right
+
+    x, y = arrays()
+    run = fit(Two, fs.Data.arrays({"left": x, "right": y}, y).split(seed=0))
+    torch.testing.assert_close(run.full_model(left=x, right=y).float(), run.predict({"left": x, "right": y}).float(), rtol=0, atol=1e-6)
+
+
+# -- to the disk and back --------------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_plain_weights_load_in_plain_torch(suffix, tmp_path):
+    run, (x, _) = fit(), arrays()
+    path = run.save(tmp_path / f"weights{suffix}")
+    model = Net(3)
+    model.load_state_dict(torch.load(path, weights_only=True) if suffix == ".pt" else load_file(path))
+    with torch.no_grad():
+        assert torch.equal(model.eval()(x), run.model.eval()(x))
+
+
+@pytest.mark.parametrize("model", [Net, lambda: Net(3, width=7), lambda: nn.Sequential(nn.LazyLinear(4), nn.Tanh(), nn.LazyLinear(2))], ids=["class", "function", "lazy"])
+def test_a_users_model_is_loaded_with_model(model, tmp_path):
+    run, (x, _) = fit(model), arrays()
+    run.save(tmp_path / "m.fivestep")
+    with pytest.raises(UsageError, match="model="):
+        fs.load(tmp_path / "m.fivestep")
+    assert torch.equal(fs.load(tmp_path / "m.fivestep", model=model).predict(x), run.predict(x))
+    instance = model(3) if model is Net else model()
+    assert torch.equal(fs.load(tmp_path / "m.fivestep", model=instance).predict(x), run.predict(x))
+
+
+def test_another_model_is_refused(tmp_path):
+    fit().save(tmp_path / "m.fivestep")
+    with pytest.raises(ArtifactError, match="do not fit"):
+        fs.load(tmp_path / "m.fivestep", model=Net(3, width=8))
+
+
+def test_a_loaded_model_scores_new_data(tmp_path):
+    run, (x, y) = fit(), arrays()
+    run.save(tmp_path / "m.fivestep")
+    loaded = fs.load(tmp_path / "m.fivestep", model=Net)
+    assert loaded.evaluate((x, y))["mae"].value == pytest.approx(run.evaluate((x, y))["mae"].value)
+
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return {"other": x, "main": self.layer(x)}
+
+
+def test_output_by_key_is_saved_and_a_function_is_told_of(tmp_path):
+    x, _ = arrays()
+    run = fit(Named, output="main")
+    run.save(tmp_path / "key.fivestep")
+    assert torch.equal(fs.load(tmp_path / "key.fivestep", model=Named).predict(x), run.predict(x))
+    fit(Named, output=lambda outputs: outputs["main"]).save(tmp_path / "function.fivestep")
+    with pytest.raises(UsageError, match="function"):
+        fs.load(tmp_path / "function.fivestep", model=Named)
+
+
+def test_a_folder_that_is_no_artifact_is_not_overwritten(tmp_path):
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(CannotCreateError):
+        fit().save(tmp_path / "mine")
+
+
+def test_repr_and_report_card_say_what_was_kept():
+    run = fit(folder="runs", epochs=3)
+    assert "Net, 3 epochs" in repr(run) and str(run.folder) in repr(run) and "<pre>" in run._repr_html_()
+    assert "trained with fivestep" in (run.folder / "model.fivestep" / "README.md").read_text()
+
+
+def test_spread_needs_members():
+    with pytest.raises(FivestepError, match="members"):
+        fit().predict(arrays()[0], spread=True)

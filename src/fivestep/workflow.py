@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fivestep import seeds
 from fivestep.checks import gate
 from fivestep.data import sources
-from fivestep.data.batches import Batch, InMemoryBatches, LoaderBatches, count_examples, map_tensors, mover, tensors_of
+from fivestep.data.batches import Batch, Counted, InMemoryBatches, LoaderBatches, count_examples, map_tensors, mover, tensors_of
 from fivestep.data.data import Part, Splits, as_splits
 from fivestep.errors import FindingsError, NonFiniteError, SettingsError, UsageError
 from fivestep.model import building, losses, models, optimizers
@@ -289,8 +289,7 @@ def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
         precisions.autocast(ask["precision"], device),
         dtype,
     )
-    given_count = getattr(getattr(encoded["train"], "source", None), "count", None)
-    weigh = weigher(raw_loss, lambda batch: count_examples(batch.inputs) if given_count is None else given_count(batch))
+    weigh = weigher(raw_loss)
     autocast = precisions.autocast(ask["precision"], device)
     scaler = precisions.gradient_scaler(ask["precision"], device)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -535,11 +534,15 @@ def objective_of(raw_loss: Any, pick: Callable[[Any], Any] | None, weighted: boo
     return lambda outputs, *rest: fed(pick(outputs), *rest)
 
 
-def weigher(raw_loss: Any, count: Callable[[Batch], int]) -> Callable[[Batch], Any]:
+def weigher(raw_loss: Any) -> Callable[[Batch], Any]:
     """What the loss's mean over a batch is a mean of; without a torch loss (compute=) its examples."""
+
+    def examples(batch: Batch) -> int:
+        return batch.examples if isinstance(batch, Counted) else count_examples(batch.inputs)
+
     if raw_loss is None:
-        return count
-    return lambda batch: losses.batch_weight(raw_loss, batch.targets, weights=batch.weights, num_examples=count(batch))
+        return examples
+    return lambda batch: losses.batch_weight(raw_loss, batch.targets, weights=batch.weights, num_examples=examples(batch))
 
 
 # -- the data as the model sees it ------------------------------------------------------------------------------------------------------------------------------
@@ -567,6 +570,13 @@ class DatasetRows:
     def take(self, indices: Tensor) -> tuple[Any, tuple[Any, ...], Tensor | None]:
         return to_dtype(self.source.take(self.indices[indices]), self.dtype)
 
+    def counted(self, indices: Tensor) -> tuple[tuple[Any, tuple[Any, ...], Tensor | None], int]:
+        """The rows, and how many examples they are: their number, or what the user's `count=` makes of the collated batch."""
+        if self.source.count is None:
+            return self.take(indices), len(indices)
+        collated = self.source.collate(sources.LoaderDataset(self.source.dataset, 0).__getitems__([(0, row) for row in self.indices[indices].tolist()]))
+        return self.source.unpack(collated), self.source.count(collated)
+
 
 def make_batches(splits: Splits, source: Any, ask: dict[str, Any], device: torch.device, dtype: torch.dtype, batch_size: int, seed: int) -> Any:
     options: dict[str, Any] = dict(batch_size=batch_size, shuffle=ask["shuffle"], seed=seed, chosen=ask["batches"], augment=ask["augment"])
@@ -579,6 +589,7 @@ def make_batches(splits: Splits, source: Any, ask: dict[str, Any], device: torch
         source.indices,
         collate=inner.collate,
         unpack=partial(unpack_as, inner, dtype),
+        count=inner.count,
         device=device,
         workers=inner.workers,
         **options,
@@ -702,7 +713,8 @@ def evaluation_batches(source: Any, rows: list[Tensor], device: torch.device, dt
             yield Batch(*move(map_tensors(lambda tensor, begin=begin, end=end: tensor[begin:end], (source.inputs, source.targets, source.weights))))
         return
     for chosen in rows:
-        yield Batch(*move(to_dtype(source.take(chosen), dtype)))
+        collated, examples = source.counted(chosen)
+        yield Counted.of(move(to_dtype(collated, dtype)), examples)
 
 
 def user_functions(metrics: Any) -> dict[str, Callable[..., Any]]:

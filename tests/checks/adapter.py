@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from fivestep.checks.after import check_prediction_rows, check_scores, check_tra
 from fivestep.checks.before import check_before
 from fivestep.checks.during import Watch
 from fivestep.checks.findings import Finding
-from fivestep.checks.probe import Probe
+from fivestep.checks.probe import SECONDS, Probe
 from fivestep.checks.subject import Part, Subject, part_of
 from fivestep.train.loop import forward
 
@@ -122,31 +123,26 @@ def subject_of(case: dict[str, Any]) -> Subject:
     name = type(loss).__name__ if isinstance(loss, nn.Module) and type(loss).__module__.startswith("torch.") else None
     parameters = list(case["params"](model)) if "params" in case else list(model.parameters())
     optimizer = getattr(torch.optim, case["optimizer"])(parameters, lr=case["lr"], **case.get("optimizer_kwargs", {}))
-    schedule = None
     steps = -(-len(train) // case["batch_size"])
-    if "scheduler" in case:
 
-        def schedule(count: int) -> list[float]:
-            probe = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=case["lr"])
-            planned, found = case["scheduler"](probe), []
-            for step in range(count):
-                found.append(probe.param_groups[0]["lr"])
-                if case.get("scheduler_on", "epoch") == "batch" or (step + 1) % steps == 0:
-                    planned.step()
-            return found
+    def simulated(count: int) -> list[float]:
+        probe = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=case["lr"])
+        planned, found = case["scheduler"](probe), []
+        for step in range(count):
+            found.append(probe.param_groups[0]["lr"])
+            if case.get("scheduler_on", "epoch") == "batch" or (step + 1) % steps == 0:
+                planned.step()
+        return found
 
-    metrics, default = {}, True
+    metrics = {}
     if "metric" in case and callable(case["metric"]):
-        metrics, default = {case.get("metric_name", "score"): case["metric"]}, False
-    elif "metric" in case:
-        metrics, default = (
-            {case["metric"]: lambda out, y: (out.argmax(1) == y).float().mean() if not y.is_floating_point() else ((out > 0) == (y > 0.5)).float().mean()},
-            False,
-        )
+        metrics = {case.get("metric_name", "score"): case["metric"]}
+    names = tuple(metrics) if metrics else (case["metric"],) if "metric" in case else ()
+    default = not names
     return Subject(
         model=model, train=train, val=val, test=test, loss=loss, loss_name=name, task=case["task"] if case["task"] in ("binary", "multiclass", "multilabel", "regression") else None,
-        optimizer=optimizer, schedule=schedule, batch_size=case["batch_size"], epochs=case["epochs"], shuffle=case.get("shuffle", True), clip_norm=case.get("clip_grad_norm"),
-        metrics=metrics, default_metrics=default, monitor={"val_loss": "loss", "val_acc": "accuracy"}.get(case.get("monitor", ""), "loss"), mode=case.get("mode"),
+        optimizer=optimizer, schedule=simulated if "scheduler" in case else None, batch_size=case["batch_size"], epochs=case["epochs"], shuffle=case.get("shuffle", True), clip_norm=case.get("clip_grad_norm"),
+        metrics=metrics, metric_names=names, default_metrics=default, monitor={"val_loss": "loss", "val_acc": "accuracy"}.get(case.get("monitor", ""), "loss"), mode=case.get("mode"),
         keep="best" if "monitor" in case else "last", weights=report, fine_tuned=tuned, predict_rows=case.get("predict_X"), **facts,
     )  # fmt: skip
 
@@ -195,15 +191,13 @@ def train(subject: Subject, case: dict[str, Any], watch: Watch) -> nn.Module:
     return model
 
 
-def findings_of(case: dict[str, Any], *, training: bool = True) -> tuple[list[Finding], float]:
-    """All findings, and the seconds that the checks before the run took."""
-    import time
-
+def findings_of(case: dict[str, Any], *, training: bool = True, seconds: float = SECONDS) -> tuple[list[Finding], float]:
+    """All findings, and the seconds of this thread's time that the checks before the run took (they may take `seconds`)."""
     subject = subject_of(case)
-    begun = time.perf_counter()
-    probe = Probe(subject)
+    begun = time.thread_time()
+    probe = Probe(subject, seconds)
     found = check_before(subject, probe=probe)
-    seconds = time.perf_counter() - begun
+    seconds = time.thread_time() - begun
     if subject.predict_rows is not None:
         found += check_prediction_rows(training_statistics(subject), subject.predict_rows)
     if any(finding.severity == "error" for finding in found) or not training:

@@ -313,6 +313,41 @@ def _d19b(bad: bool) -> Case:
     return case(Wrap(last if bad else true_last, rnn=nn.GRU(3, 8, batch_first=True), out=nn.Linear(8, 2)), "CrossEntropyLoss", "multiclass", X, y, lr=1e-2)
 
 
+class Turning(Dataset):
+    """Pictures of lines; half of them are turned by 90 degrees, or only shifted by one pixel."""
+
+    def __init__(self, X: Tensor, y: Tensor, turn: bool):
+        self.X, self.y, self.turn = X, y, turn
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        x = self.X[i]
+        if torch.rand(1) < 0.5:
+            x = x.transpose(1, 2) if self.turn else x.roll(1, 2)
+        return x, self.y[i]
+
+
+@rule("d17 lines turned, label kept", "D17")
+def _d17(bad: bool) -> Case:
+    X, y = pictures(500)
+    keep = y < 2
+    net = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(6, 2))
+    return case(net, "CrossEntropyLoss", "multiclass", dataset=Turning((X[keep] - 0.2) / 0.25, y[keep], bad), lr=1e-2)
+
+
+@rule("d21 numbers as text", "D21")
+def _d21(bad: bool) -> Case:
+    n = 400
+    size = 50 + 20 * torch.rand(n, generator=g(1))
+    z = torch.randn(n, generator=g(2))
+    text = [f"{float(value):.2f}" for value in size]
+    text[7] = text[90] = "n/a"
+    table = {"size": text if bad else size, "z": z, "y": 0.1 * size + z}
+    return case(mlp(2, 1), lambda o, t: F.mse_loss(o.flatten(), t.flatten()), "regression", table=table, target="y", lr=1e-2, epochs=20)
+
+
 # split
 
 
@@ -824,6 +859,18 @@ def _l10(bad: bool) -> Case:
     return case(mlp(8, 4 if bad else 3), "CrossEntropyLoss", "multiclass", X, y + 1 if bad else y)
 
 
+@rule("l10 labels from 1 to the number of outputs", "L10", "M27")
+def _l10b(bad: bool) -> Case:
+    X, y = blobs(600)
+    return case(mlp(8, 3), "CrossEntropyLoss", "multiclass", X, y + 1 if bad else y)
+
+
+@rule("m27 one output too few", "M27", "L10")
+def _m27(bad: bool) -> Case:
+    X, y = blobs(600, C=5)
+    return case(mlp(8, 4 if bad else 5), "CrossEntropyLoss", "multiclass", X, y)
+
+
 @rule("l11 unscaled target", "L11", "T01")
 def _l11(bad: bool) -> Case:
     X, y = curve()
@@ -1003,6 +1050,18 @@ def _t07(bad: bool) -> Case:
 def _e01(bad: bool) -> Case:
     X, y = blobs(1500, C=2, sep=0.25 if bad else 1.4, shares=[0.95, 0.05])
     return case(mlp(8, 2), "CrossEntropyLoss", "multiclass", X, y, metric=lambda o, t: (o.argmax(1) == t).float().mean(), metric_name="accuracy", epochs=4)
+
+
+@rule("e01 accuracy by name", "E01")
+def _e01b(bad: bool) -> Case:
+    return _e01(bad) | dict(metric="accuracy")
+
+
+@rule("e01 binary, one output", "E01")
+def _e01c(bad: bool) -> Case:
+    X, y = blobs(1500, C=2, sep=0.25 if bad else 1.4, shares=[0.95, 0.05])
+    accuracy = lambda o, t: ((o > 0).float() == t).float().mean()  # noqa: E731
+    return case(mlp(8, 1), "BCEWithLogitsLoss", "binary", X, y[:, None].float(), metric=accuracy, metric_name="accuracy", epochs=6)
 
 
 @rule("e02 accuracy minimised", "E02")

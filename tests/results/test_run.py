@@ -49,7 +49,7 @@ def test_a_run_folder_holds_what_was_asked_what_happened_and_the_model():
     assert run.folder == Path("runs/net-0001") or run.folder == Path("runs/net-0001").absolute()
     assert {entry.name for entry in run.folder.iterdir()} >= {"settings.json", "environment.json", "history.jsonl", "findings.json", "model.fivestep"}
     settings, environment = (json.loads((run.folder / name).read_text()) for name in ("settings.json", "environment.json"))
-    assert settings["asked"]["epochs"] == 3 and environment["torch"] == torch.__version__
+    assert settings["fit"]["epochs"] == 3 and environment["torch"] == torch.__version__
     rows = [json.loads(line) for line in (run.folder / "history.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2, 3] and rows[-1]["train_loss"] == run.history[-1]["train_loss"]
     assert fs.verify(run.folder) == []

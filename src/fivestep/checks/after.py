@@ -362,7 +362,8 @@ def check_scores(
         probe = Probe(subject)
         majority = answers_of(probe, output, torch.full_like(target, int(most)))
         recalls = [float((predicted[labels == label] == label).mean()) for label in names if label != most]
-        for metric, function in subject.metrics.items():
+        chosen: dict[str, Callable[..., Any]] = {name: accuracy for name in subject.metric_names if name.lower() in ("accuracy", "acc")} | dict(subject.metrics)
+        for metric, function in chosen.items():
             if majority is None:
                 break
             try:
@@ -381,6 +382,12 @@ def check_scores(
     if train_accuracy is not None and (swap := label_swap(name, predicted, labels, train_accuracy)) is not None:
         found.append(swap)
     return [finding for finding in found if finding.code not in ignore]
+
+
+def accuracy(outputs: Tensor, target: Tensor) -> float:
+    """The share of rows whose class is right, for classes or for yes/no from one output."""
+    pair = decided(outputs, target, 0.0 if bool(((outputs < 0) | (outputs > 1)).any()) else 0.5)
+    return math.nan if pair is None else float((pair[0] == pair[1]).mean())
 
 
 def answers_of(probe: Probe, output: Tensor, target: Tensor) -> Tensor | None:

@@ -5,6 +5,7 @@ Each rule is one function of (subject, probe) that returns a Finding or None. Th
 
 from __future__ import annotations
 
+import copy
 import random
 import re
 from typing import Any
@@ -23,8 +24,7 @@ from fivestep.train.loop import forward
 
 def first_weighted_input(probe: Probe) -> Tensor | None:
     """What the first weight layer gets in train mode: the inputs after whatever the model does to them first (a norm, a division)."""
-    call = next((call for call in probe.training.calls if call.name in WEIGHT_OPERATIONS), None)
-    value = call.input if call is not None else None
+    value = next((call.input for call in probe.training.calls if call.name in WEIGHT_OPERATIONS), None)
     return value.detach().float() if isinstance(value, Tensor) and value.dim() > 0 and value.is_floating_point() else None
 
 
@@ -286,8 +286,6 @@ def rule_d08(subject: Subject, probe: Probe) -> Finding | None:
     """A Dataset row read three times under one seed differs each time, and what the Dataset holds has changed (not just a generator of its own)."""
     if subject.dataset is None or held_bytes(subject.dataset) > 200_000_000:
         return None
-    import copy
-
     try:
         dataset = copy.deepcopy(subject.dataset)
     except Exception as error:
@@ -610,22 +608,51 @@ def rule_d16(subject: Subject, probe: Probe) -> Finding | None:
     )  # fmt: skip
 
 
+def plain_and_augmented(subject: Subject, probe: Probe) -> tuple[Tensor, Tensor, numpy.ndarray] | None:
+    """Rows as they are (up to 400), the first 150 of them augmented, and the labels; None where there is no augmentation to be seen.
+
+    From `augment=`, or from a Dataset that holds one tensor or array with a row for each example and returns something else at each seed.
+    """
+    classes = probe.classes_of_rows
+    if classes is None:
+        return None
+    if subject.augment is not None and isinstance(probe.train.inputs, Tensor):
+        order = torch.randperm(len(probe.train.inputs), generator=torch.Generator().manual_seed(4))[:400]
+        plain, labels = probe.train.inputs[order].clone(), classes["train"][order.numpy()]
+        try:
+            changed = subject.augment(plain[:150].clone(), torch.Generator().manual_seed(6))
+        except TypeError:
+            changed = subject.augment(plain[:150].clone())
+        changed = changed[0] if isinstance(changed, tuple) else changed
+        return (plain, changed, labels) if isinstance(changed, Tensor) and changed.shape == plain[:150].shape else None
+    if subject.dataset is None or held_bytes(subject.dataset) > 200_000_000:
+        return None
+    dataset = copy.deepcopy(subject.dataset)
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(4))[:400].tolist()
+    examples = [as_tensors(dataset[row]) for row in order[:150]]
+    if not all(isinstance(example, tuple) and len(example) == 2 and all(isinstance(item, Tensor) for item in example) and example[1].numel() == 1 for example in examples):
+        return None
+    changed = torch.stack([example[0] for example in examples]).float()
+    for held in stored_arrays(dataset).values():
+        if held.shape != (len(dataset), *changed.shape[1:]):
+            continue
+        plain = torch.as_tensor(held[order]).float()
+        # Augmentation leaves some rows as they are, or near: otherwise what is held is another thing than what is returned.
+        away = (plain[:150] - changed).flatten(1).norm(dim=1)
+        if float(away.max()) > 0 and float(away.min()) < 0.5 * float(plain.flatten(1).std(0).norm()):
+            labels = [example[1] for example in examples] + [as_tensors(dataset[row])[1] for row in order[150:]]
+            return plain, changed, torch.stack(labels).reshape(-1).long().numpy()
+    return None
+
+
 def rule_d17(subject: Subject, probe: Probe) -> Finding | None:
     """An augmented row lies as near to rows of another class as rows of one class lie to each other."""
-    classes = probe.classes_of_rows
-    if subject.augment is None or classes is None or not isinstance(probe.train.inputs, Tensor):
-        return None
-    order = torch.randperm(len(probe.train.inputs), generator=torch.Generator().manual_seed(4))[:400]
-    clean, labels = probe.train.inputs[order].clone(), classes["train"][order.numpy()]
     with seeds.restored(5):
-        try:
-            changed = subject.augment(clean[:150].clone(), torch.Generator().manual_seed(6))
-        except TypeError:
-            changed = subject.augment(clean[:150].clone())
-    changed = changed[0] if isinstance(changed, tuple) else changed
-    if not isinstance(changed, Tensor) or changed.shape != clean[:150].shape:
+        found = plain_and_augmented(subject, probe)
+    if found is None:
         return None
-    reference, moved = clean.reshape(len(clean), -1).double(), changed.reshape(len(changed), -1).double()
+    plain, changed, labels = found
+    reference, moved = plain.flatten(1).double(), changed.flatten(1).double()
     own = torch.cdist(reference, reference).fill_diagonal_(torch.inf)
     usual, nearest = own.min(1)
     wrong_before = float((labels[nearest.numpy()] != labels).mean())

@@ -134,6 +134,7 @@ class Probe:
         self.views: dict[str, View] = {}
         self.flats: dict[str, numpy.ndarray | None] = {}
         self.forward_seconds = 0.0  # of one row
+        self.refusal: str | None = None  # what the loss said about the first batch, where it refused it
 
     def has_time(self, share: float = 0.0) -> bool:
         """Whether more than `share` of the seconds is left."""
@@ -445,9 +446,12 @@ class Probe:
             made = self.run(self.training_copy, self.batch[0])
             if self.subject.loss is None and self.subject.feed is None:
                 return made
-            recorder = Recorder()
-            with torch.enable_grad(), recorder:
-                value = self.loss_of(made.picked, self.batch[1])
+            recorder, value = Recorder(), None
+            try:
+                with torch.enable_grad(), recorder:
+                    value = self.loss_of(made.picked, self.batch[1])
+            except Exception as error:  # rules on outputs and targets can still be asked, and one of them may say why
+                self.refusal = f"{type(error).__name__}: {error}"
             return Pass(made.outputs, made.picked, made.calls, made.changed_inputs, made.names, value, recorder.calls)
 
     @property

@@ -66,8 +66,13 @@ class Recorder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
         name = getattr(func, "__name__", "")
+        try:
+            result = func(*args, **kwargs)
+        except Exception:
+            if name in KEPT:  # what a loss refused is worth knowing: labels out of range, shapes that do not fit
+                self.calls.append(Call(name, getattr(func, "__module__", None) or "", args, kwargs, None, self.count))
+            raise
         if name in KEPT:
             position = self.count
             self.count += 1

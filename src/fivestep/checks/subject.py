@@ -45,7 +45,8 @@ class Subject:
     - `pick` chooses from the model's outputs what loss and metrics see (`output=`), None for all.
     - `optimizer` is the real one, over the parameters of the original `model`; `schedule(steps)` returns the learning rates of the first group
       for that many planned steps, None without a schedule.
-    - `metrics` are those that the user named, `f(outputs, targets)` with one tensor each where there is one; `default_metrics` says they were not chosen.
+    - `metrics` are the user's own functions, `f(outputs, targets)` with one tensor each where there is one; `metric_names` are the names asked for, theirs and
+      ours; `default_metrics` says that none were chosen.
     - `table` holds all raw columns by name, dropped ones included, in the order of the rows of the file; `used` are the feature columns, `kinds` says for
       each "number", "category", "date" or another word; `standardised` is True where columns are brought to one scale before the model.
     - `split` is "random", "ordered", "time", "group" or "given", `split_column` the column it went by.
@@ -76,6 +77,7 @@ class Subject:
     augment: Callable[..., Any] | None = None
 
     metrics: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    metric_names: Sequence[str] = ()
     default_metrics: bool = False
     monitor: str = "loss"
     mode: str | None = None

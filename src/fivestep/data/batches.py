@@ -24,6 +24,18 @@ class Batch(NamedTuple):
     weights: Tensor | None
 
 
+class Counted(Batch):
+    """A batch that knows its number of examples, where its tensors need not tell (graphs, padded sequences)."""
+
+    examples: int
+
+    @classmethod
+    def of(cls, batch: tuple[Any, tuple[Any, ...], Tensor | None], examples: int) -> Counted:
+        made = cls(*batch)
+        made.examples = examples
+        return made
+
+
 class Batches(Protocol):
     """What the loop needs: batches of epoch `n` from step `start` on, how many there are, and the rows of one step (to name them in an error)."""
 
@@ -168,6 +180,7 @@ class LoaderBatches:
         *,
         collate: Callable[[list[Any]], Any],
         unpack: Callable[[Any], tuple[Any, tuple[Any, ...], Tensor | None]],
+        count: Callable[[Any], int] | None = None,
         device: torch.device,
         batch_size: int,
         shuffle: bool = True,
@@ -177,7 +190,7 @@ class LoaderBatches:
         augment: Callable[[Any, torch.Generator], Any] | None = None,
     ):
         self.dataset, self.split_rows = dataset, torch.as_tensor(rows, dtype=torch.int64)
-        self.collate, self.unpack, self.device, self.workers = collate, unpack, device, workers
+        self.collate, self.unpack, self.count, self.device, self.workers = collate, unpack, count, device, workers
         self.batch_size, self.shuffle, self.seed, self.chosen, self.augment = batch_size, shuffle, seed, chosen, augment
 
     def _lists(self, n: int) -> list[Tensor]:
@@ -205,4 +218,4 @@ class LoaderBatches:
             batch = Batch(move(inputs), move(targets), move(weights))
             if self.augment is not None:
                 batch = batch._replace(inputs=augmented(self.augment, batch.inputs, self.seed, n, step))
-            yield batch
+            yield Counted.of(batch, len(keys[step - start]) if self.count is None else self.count(collated))

@@ -123,7 +123,7 @@ class Model:
         else:
             if isinstance(data, (tuple, list)) and len(data) == 2:
                 data = Data.arrays(self._as_trained(data[0]), data[1])
-            source = as_source(data)[0]
+            source = data.source if isinstance(data, Data) else as_source(data)[0]
             targets = source.targets[0] if getattr(source, "targets", ()) else None
         if targets is None:
             raise UsageError("evaluate needs rows whose targets are known: (inputs, targets), or a table with the target's column.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +46,7 @@ class Training:
     best_state: dict[str, Tensor] | None = None
     best_epoch: int = 0  # counts from 1; 0: none yet
     test_looks: int = 0
+    streams: dict[str, Any] | None = None  # the random streams in the middle of an epoch, from a checkpoint: given back last, before the next step
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,23 @@ def train(training: Training, plan: Plan) -> str:
     per_step = training.schedule if training.schedule is not None and training.schedule.every == "step" else None
     training_step = plan.step if plan.user_step is None else user_step(plan.user_step)
 
-    def after_step(loss: Any) -> bool:
-        training.step += 1
-        training.step_in_epoch += 1
-        training.losses_in_epoch.append(loss)
-        return plan.after_step(training)  # type: ignore[misc]
+    stopped = False
+    batches_read = 0  # more than steps where a batch counts for nothing and is left out (every label ignored)
 
-    while training.epoch < plan.epochs:
+    def after_step(loss: Any) -> bool:
+        nonlocal stopped
+        training.step += 1
+        training.step_in_epoch = training.step_in_epoch + 1 if plan.split is None else batches_read
+        training.losses_in_epoch.append(loss)
+        stopped = plan.after_step(training)  # type: ignore[misc]
+        return stopped
+
+    def counted(batches: Iterable[Batch]) -> Iterator[Batch]:
+        nonlocal batches_read
+        for batches_read, batch in enumerate(batches, training.step_in_epoch + 1):  # noqa: B007
+            yield batch
+
+    while training.epoch < plan.epochs and not training.stopping.done:
         epoch_started = time.perf_counter()
         if training.step_in_epoch == 0:
             seeds.seed_everything(seeds.derive(plan.seed, "forward", training.epoch))
@@ -97,12 +108,18 @@ def train(training: Training, plan: Plan) -> str:
         training.model.train()
         for module in plan.frozen:
             module.eval()
+        batches: Iterable[Batch] = ()  # resumed after an epoch's last step: only its validation is left
+        if training.step_in_epoch == 0 or training.step_in_epoch < plan.batches.steps(training.epoch):
+            batches = plan.batches.epoch(training.epoch, training.step_in_epoch)
+        if training.step_in_epoch and training.streams is not None:
+            seeds.restore(training.streams)
+        training.streams = None
         try:
             losses = loop.train_epoch(
                 training.model,
                 plan.loss,
                 training.optimizer,
-                plan.batches.epoch(training.epoch, training.step_in_epoch),
+                batches if plan.after_step is None or plan.split is None else counted(batches),
                 step=training_step,
                 split=plan.split,
                 schedule=per_step,
@@ -119,7 +136,7 @@ def train(training: Training, plan: Plan) -> str:
         if plan.after_step is None:
             training.step += len(losses)
             training.losses_in_epoch = losses
-        elif training.step_in_epoch < steps and len(losses) and training.step_in_epoch < plan.batches.steps(training.epoch):
+        elif stopped:
             return "stopped by a signal"
         training.epoch += 1
         training.step_in_epoch = 0
@@ -136,9 +153,8 @@ def train(training: Training, plan: Plan) -> str:
         notify(plan, event)
         if plan.after_epoch is not None and plan.after_epoch(training):
             return "stopped by a signal"
-        if training.stopping.done:
-            reason = f"no better {plan.monitor} for {training.stopping.patience} validations"
-            break
+    if training.stopping.done:
+        reason = f"no better {plan.monitor} for {training.stopping.patience} validations"
     if plan.keep == "best" and training.best_state is not None:
         load_state(training, training.best_state)
         kept = training.best_epoch

@@ -1,7 +1,10 @@
 """Checkpoints: what they hold, when they are written, what happens to damaged ones and on a full disk."""
 
+import contextlib
 import errno
 import json
+import os
+import re
 import timeit
 
 import pytest
@@ -208,6 +211,41 @@ def test_c7_retry_trains_on(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="tries again"):
         fit(tmp_path, on_checkpoint_error="retry")
     assert names(tmp_path) == [checkpoints.name_of(step) for step in (0, 6, 9, 12)]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_c9_killed_at_every_call_to_the_disk_the_run_can_be_resumed(tmp_path):
+    """A child dies at the i-th call that touches the disk, for every i: what stands is either no checkpoint yet, or resumes to the same bits."""
+    settings = dict(epochs=2, checkpoint="epoch", keep_checkpoints=2)
+    whole = fit(tmp_path / "whole", **settings).weights_sha256
+    i, ended, without = 0, False, 0
+    while not ended:
+        i += 1
+        folder = tmp_path / str(i)
+        child = os.fork()
+        if child == 0:
+            real, count = files._io, [0]
+
+            def dying(call, *arguments, **named):
+                count[0] += 1
+                if count[0] == i:
+                    os._exit(9)
+                return real(call, *arguments, **named)
+
+            files._io = dying
+            try:
+                fit(folder, **settings)
+            finally:
+                os._exit(0)
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        if not (folder / "run" / "checkpoints").is_dir() or not any(re.fullmatch(r"step-\d+", name) for name in names(folder)):
+            without += 1
+            continue
+        with contextlib.redirect_stderr(None):
+            assert resume(folder).weights_sha256 == whole, i
+        assert fs.verify(folder / "run") == []
+        assert not any("tmp" in name or "bad" in name for name in names(folder)), i
+    assert i > 60 and without < i / 2
 
 
 def test_p6_nothing_non_finite_is_saved(tmp_path):

@@ -218,7 +218,7 @@ def prepare_again(folder: Path, recorded: Settings, epochs: int | None, allow_in
             session.said.append(f"Made longer, from {before} to {epochs} epochs: {told} depended on that number, so a run that was longer from the start differs.")
     session.settings = settings
     artifact = folder / ("model.fivestep" if session.can_predict else "weights.safetensors")
-    return settings, session, artifact.exists() and (training.epoch >= ask["epochs"] or training.stopping.done)
+    return settings, session, artifact.exists() and not training.unvalidated and (training.epoch >= ask["epochs"] or training.stopping.done)
 
 
 def splits_again(recorded: dict[str, Any]) -> Splits:
@@ -275,6 +275,7 @@ def kept_on_disk(session: Session, *, locked: bool = False) -> Any:
             folder / "checkpoints", session.plan, checkpoint=ask["checkpoint"], keep=ask["keep_checkpoints"], on_error=ask["on_checkpoint_error"], facts=facts
         )
         keeper.begin(session.training)
+        session.keepers.append(keeper)
         session.plan = replace_fields(session.plan, after_step=keeper.after_step, after_epoch=keeper.after_epoch)
         yield keeper
 
@@ -329,6 +330,7 @@ class Session:
     can_predict: bool = True
     batch_size: int = 32
     user_metrics: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    keepers: list[checkpoints.Keeper] = field(default_factory=list)
 
 
 def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
@@ -456,15 +458,18 @@ def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
     scaler = precisions.gradient_scaler(ask["precision"], device)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
+    keepers: list[checkpoints.Keeper] = []  # the one that hears signals, once the run has begun
+
     def validate(part_name: str) -> Callable[[], tuple[float, dict[str, float]]]:
         source = encoded[part_name]
         rows = evaluation_rows(source)
 
         def run_validation() -> tuple[float, dict[str, float]]:
+            batches = evaluation_batches(source, rows, device, dtype)
             value, kept = loop.evaluate(
                 module,
                 objective,
-                evaluation_batches(source, rows, device, dtype),
+                keepers[0].polled(batches) if keepers and part_name == "val" else batches,
                 weigh=weigh,
                 compute=ask["compute"],
                 autocast=autocast,
@@ -528,7 +533,7 @@ def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
     settings = Settings(asked_settings(arguments), chosen, data_record(splits), built.recipe)
     session = Session(
         arguments, settings, splits, built, training, plan, decoding, raw_loss, loss_name, predictor, task, device, None, encoded, targets_in_unit, evaluate_loss,
-        said=said, can_predict=outputs is not None, weights_report=report, batch_size=batch_size, user_metrics=user_functions(ask["metrics"]),
+        said=said, can_predict=outputs is not None, weights_report=report, batch_size=batch_size, user_metrics=user_functions(ask["metrics"]), keepers=keepers,
     )  # fmt: skip
     if ask["checks"]:
         session.findings = gate.before(session, ignore=ask["ignore"], predict_rows=ask.get("predict_rows"))

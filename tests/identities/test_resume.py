@@ -189,6 +189,46 @@ def test_s5_the_users_streams_are_given_back(tmp_path):
     assert torch.equal(before, torch.get_rng_state())
 
 
+class Stops(nn.Module):
+    """Sends its own process a signal in the `at`-th forward of validation (4 batches of 64 rows each time; one forward before the run)."""
+
+    at, seen = 0, 0
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Dropout(0.2), nn.Linear(5, 1))
+
+    def forward(self, x):
+        if not self.training:
+            Stops.seen += 1
+            if Stops.seen == Stops.at:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return self.body(x)
+
+
+@pytest.mark.parametrize("settings", [dict(average="SWA", keep="last"), dict(patience=1, lr=0.5), dict(scheduler={"name": "ReduceLROnPlateau", "patience": 0})], ids=str)
+def test_p2_a_signal_in_validation_leaves_it_off_and_resume_makes_it(settings, tmp_path):
+    splits = fs.Splits(fs.Data.dataset(Noisy()), val=fs.Data.dataset(Noisy(250, 2)))
+    given = SETTINGS | dict(checkpoint="epoch", epochs=3) | settings
+    Stops.at, Stops.seen = 0, 0
+    whole = fs.fit(Stops, splits, folder=tmp_path, name="whole", **given)
+    for at in sorted({2, 3, 4, 6, 7, 4 * len(whole.history), 4 * len(whole.history) + 1}):
+        Stops.at, Stops.seen = at, 0
+        name = f"run-{at}"
+        if at % 4 != 1:  # after the last batch of a validation it is complete
+            with pytest.raises(fs.Interrupted) as stopped:
+                fs.fit(Stops, splits, folder=tmp_path, name=name, **given)
+            assert stopped.value.exit_code == 143
+        else:
+            fs.fit(Stops, splits, folder=tmp_path, name=name, **given)
+        Stops.at = 0
+        history = (tmp_path / name / "history.jsonl").read_text().splitlines() if (tmp_path / name / "history.jsonl").exists() else []
+        assert len(history) == (at - 2) // 4 + (at % 4 == 1)
+        run = fs.resume(tmp_path / name, splits=splits, quiet=True)
+        check_equal(run, whole)
+        fs.resume(tmp_path / name, splits=splits, quiet=True)
+
+
 # -- real processes, killed for real -----------------------------------------------------------------------------------------------------------------------------
 
 SCRIPT = """
@@ -198,17 +238,18 @@ from torch import nn
 import fivestep as fs
 torch.set_num_threads(1)
 what, folder, at = sys.argv[1], sys.argv[2], int(sys.argv[3])
-COUNT = 0
+COUNT = VALIDATED = 0
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.body = nn.Sequential(nn.Linear(3, 7), nn.ReLU(), nn.Dropout(0.3), nn.Linear(7, 1))
     def forward(self, x):
-        global COUNT
-        if self.training:
-            COUNT += 1
-            if COUNT == at and what != "resume":
-                os.kill(os.getpid(), {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}[what])
+        global COUNT, VALIDATED
+        VALIDATED += not self.training and what.endswith("in validation")
+        COUNT += self.training
+        if self.training or VALIDATED:
+            if (COUNT if not VALIDATED else VALIDATED) == at and what != "resume":
+                os.kill(os.getpid(), {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}[what.split()[0]])
         return self.body(x)
 splits = fs.Data.table("data.csv", target="y").split()
 if __name__ == "__main__":
@@ -239,17 +280,22 @@ def script(workplace, what, folder, at=0):
     return subprocess.run([sys.executable, "script.py", what, folder, str(at)], cwd=workplace, env=environment, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("what,at,code", [("kill", 10, -9), ("kill", 7, -9), ("term", 9, 143), ("term", 7, 143), ("int", 14, 130), ("term", 28, 143)])
+@pytest.mark.parametrize(
+    "what,at,code",
+    [("kill", 10, -9), ("kill", 7, -9), ("term", 9, 143), ("term", 7, 143), ("int", 14, 130), ("term", 28, 143), ("term in validation", 2, 143)],
+)  # fmt: skip
 def test_p2_a_killed_process_is_resumed_by_another(workplace, what, at, code):
-    whole = script(workplace, "kill", f"whole-{what}-{at}")
+    name = f"{what}-{at}".replace(" ", "-")
+    whole = script(workplace, "kill", f"whole-{name}")
     assert whole.returncode == 0, whole.stderr
-    dead = script(workplace, what, f"run-{what}-{at}", at)
+    dead = script(workplace, what, f"run-{name}", at)
     assert dead.returncode == code, dead.stderr
     if code in (130, 143):
-        assert f"fivestep resume run-{what}-{at}" in dead.stderr and f"step {at}" in dead.stderr
-    resumed = script(workplace, "resume", f"run-{what}-{at}")
+        assert f"fivestep resume run-{name}" in dead.stderr and f"step {7 * (at - 1) if 'validation' in what else at} " in dead.stderr
+    resumed = script(workplace, "resume", f"run-{name}")
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout == whole.stdout
+    assert "has finished" in script(workplace, "resume", f"run-{name}").stderr
 
 
 def test_the_shell_resumes_a_table(workplace):

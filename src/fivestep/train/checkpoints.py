@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from fivestep import files, seeds, tensors
 from fivestep.errors import ArtifactError, FivestepError, Interrupted, MissingInputError, SettingsError, StorageError
 from fivestep.model.optimizers import join_state, restore_optimizer, split_state
-from fivestep.train.epochs import Plan, Training, check_weights, gather
+from fivestep.train.epochs import Plan, StopAsked, Training, check_weights, gather
 
 PREFIX = "step-"
 FILES = ("state.safetensors", "state.json")
@@ -52,6 +52,7 @@ def capture(training: Training) -> tuple[dict[str, Tensor], Any]:
             "epoch": training.epoch,
             "step": training.step,
             "step_in_epoch": training.step_in_epoch,
+            "unvalidated": training.unvalidated,
             # Float64 holds Python's floats to the bit; float32 says that they were tensors which nobody had waited for.
             "losses_in_epoch": torch.tensor(losses, dtype=torch.float32 if on_device else torch.float64),
             "history": training.history,
@@ -88,6 +89,7 @@ def restore(training: Training, state_tensors: Mapping[str, Tensor], entry: Any)
             training.average.load_state_dict(state["average"])
         training.stopping.load_state_dict(state["stopping"])
         training.epoch, training.step, training.step_in_epoch = state["epoch"], state["step"], state["step_in_epoch"]
+        training.unvalidated = state["unvalidated"]
         losses = state["losses_in_epoch"]
         training.losses_in_epoch = losses.tolist() if losses.dtype == torch.float64 else list(losses.to(device))
         training.history, training.best_epoch, training.test_looks = state["history"], state["best_epoch"], state["test_looks"]
@@ -174,13 +176,13 @@ def name_of(step: int) -> str:
     return f"{PREFIX}{step:012d}"
 
 
-def write(parent: Path, training: Training, facts: Mapping[str, Any]) -> Path:
+def write(parent: Path, training: Training, facts: Mapping[str, Any], *, replace: bool = False) -> Path:
     """The folder of a new checkpoint, durable when this returns. Raises StorageError, with nothing changed; NonFiniteError where a weight is not finite."""
     check_weights(training, [])
     state_tensors, entry = capture(training)
     contents = {"state.safetensors": tensors.StateWriter(state_tensors), "state.json": files.write_json(entry, indent=None)}
     places = {"step": training.step, "epoch": training.epoch, "step_in_epoch": training.step_in_epoch}
-    return files.publish(parent, name_of(training.step), contents, facts=places | dict(facts))
+    return files.publish(parent, name_of(training.step), contents, facts=places | dict(facts), replace=replace)
 
 
 def read_newest(parent: Path) -> files.Newest:
@@ -266,12 +268,20 @@ class Keeper:
         return False
 
     def after_epoch(self, training: Training) -> bool:
-        ended = training.epoch >= self.plan.epochs or training.stopping.done
+        ended = not training.unvalidated and (training.epoch >= self.plan.epochs or training.stopping.done)
         if self.signal is not None and not ended:
             return self._stop(training)
         if ended or self.rhythm == "epoch" or training.step >= self.due_step or time.monotonic() >= self.due_time:
-            self._save(training)
+            # A run that a signal stopped between the last step and the end of its validation has this step's name already, with the state before it.
+            self._save(training, replace=ended)
         return False
+
+    def polled(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The batches of a validation, until a signal comes."""
+        for batch in batches:
+            if self.signal is not None:
+                raise StopAsked
+            yield batch
 
     def _stop(self, training: Training) -> bool:
         self.stopped = True
@@ -279,11 +289,11 @@ class Keeper:
             self._write(training)
         return True
 
-    def _save(self, training: Training) -> None:
-        if training.step == self.saved_step:
+    def _save(self, training: Training, *, replace: bool = False) -> None:
+        if training.step == self.saved_step and not replace:
             return
         try:
-            self._write(training)
+            self._write(training, replace=replace)
         except StorageError as error:
             if self.on_error != "retry":
                 raise
@@ -293,9 +303,9 @@ class Keeper:
             return
         self._next(training)
 
-    def _write(self, training: Training) -> None:
+    def _write(self, training: Training, *, replace: bool = False) -> None:
         try:
-            write(self.parent, training, self.facts)
+            write(self.parent, training, self.facts, replace=replace)
         except (SettingsError, ValueError) as error:
             if isinstance(error, FivestepError) and not isinstance(error, StorageError):
                 error.args = (f"{error.args[0]} Or train without checkpoints: checkpoint=None.", *error.args[1:])

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from fivestep.workflow import check as check
     from fivestep.workflow import fit as fit
     from fivestep.workflow import load as load
+    from fivestep.workflow import resume as resume
     from fivestep.workflow import verify as verify
 
 _HOME = {
@@ -48,6 +49,7 @@ _HOME = {
     # train, check, go on
     "fit": "fivestep.workflow",
     "check": "fivestep.workflow",
+    "resume": "fivestep.workflow",
     # use
     "Run": "fivestep.results.run",
     "Model": "fivestep.results.run",

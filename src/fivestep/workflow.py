@@ -6,9 +6,12 @@ One value walks through like this: file -> Table -> indices -> columns fitted on
 from __future__ import annotations
 
 import contextlib
+import importlib
+import sys
 import time as clock
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from dataclasses import replace as replace_fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fivestep import seeds
+from fivestep import files, seeds
 from fivestep.checks import gate
 from fivestep.data import sources
 from fivestep.data.batches import Batch, Counted, InMemoryBatches, LoaderBatches, count_examples, map_tensors, mover, tensors_of
-from fivestep.data.data import Part, Splits, as_splits
-from fivestep.errors import FindingsError, NonFiniteError, SettingsError, UsageError
+from fivestep.data.data import Data, Part, Splits, as_splits
+from fivestep.errors import DataError, FindingsError, MissingInputError, NonFiniteError, SettingsError, UsageError
 from fivestep.model import building, losses, models, optimizers
 from fivestep.model import metrics as scoring
 from fivestep.results import artifact as artifacts
@@ -29,8 +32,8 @@ from fivestep.results import runs
 from fivestep.results.predictor import Predictor
 from fivestep.results.run import Model, Run
 from fivestep.settings import Settings, record
+from fivestep.train import checkpoints, loop
 from fivestep.train import epochs as training_epochs
-from fivestep.train import loop
 from fivestep.train import precision as precisions
 from fivestep.train.averaging import make_average
 from fivestep.train.epochs import Plan, Training
@@ -108,14 +111,177 @@ def fit(
     before = seeds.capture()  # the global generators belong to the user: given back as they were found
     session = prepare(arguments)
     try:
-        training_epochs.train(session.training, session.plan)
-        return finish(session)
+        with kept_on_disk(session) as keeper:
+            with keeper.listening() if keeper is not None else contextlib.nullcontext():
+                training_epochs.train(session.training, session.plan)
+            return finish(session, keeper)
     except NonFiniteError as error:
-        if session.checks is not None:
-            error.findings = [*session.findings, session.checks.non_finite(error)]
+        explain_non_finite(session, error)
         raise
     finally:
         seeds.restore(before)
+
+
+def resume(folder: str | Path, *, epochs: int | None = None, allow_inexact: bool = False, **objects: Any) -> Run:
+    """Go on with a run from its newest valid checkpoint; it ends in the same bits as if it had never stopped. `epochs` makes it longer.
+
+    Settings, model and data come from the run's folder. What no folder can hold is given again under its name in `fit`: `splits=` where the data was not one
+    file, `model=` where it was an instance or a notebook's class, `loss=`, `compute=`, `metrics=` and so on where they are your own functions and cannot be
+    imported; also `observers=` and `quiet=`. On another torch, device or processor the bits may differ: then `allow_inexact=True` is needed. Raises
+    MissingInputError where there is no valid checkpoint, DataError where the data has changed, SettingsError, LockedError.
+
+    >>> fs.resume("runs/houses-0007", epochs=200)  # doctest: +SKIP
+    """
+    folder = Path(folder)
+    recorded = runs.read_settings(folder)
+    before, threads = seeds.capture(), torch.get_num_threads()
+    with files.Lock(folder):
+        try:
+            settings, session, finished = prepare_again(folder, recorded, epochs, allow_inexact, objects)
+            if finished:
+                more = f"resume {folder} --epochs {2 * session.plan.epochs}"
+                session.said.append(f"{folder} has finished: {session.training.epoch} epochs are done and nothing is left to do. To train longer: {more}")
+                print(session.said[-1], file=sys.stderr)
+                session.plan = replace_fields(session.plan, observers=())
+                training_epochs.train(session.training, session.plan)
+                return finish(session, save=False)
+            if settings != recorded:
+                runs.write(folder, "settings.json", settings.to_json())
+            runs.rewrite_history(folder, session.training.history)
+            with kept_on_disk(session, locked=True) as keeper:
+                with keeper.listening() if keeper is not None else contextlib.nullcontext():
+                    training_epochs.train(session.training, session.plan)
+                return finish(session, keeper)
+        finally:
+            seeds.restore(before)
+            torch.set_num_threads(threads)
+
+
+def prepare_again(folder: Path, recorded: Settings, epochs: int | None, allow_inexact: bool, objects: dict[str, Any]) -> tuple[Settings, Session, bool]:
+    """-> (settings with the new number of epochs, the session as its newest checkpoint left it, whether nothing is left to do)."""
+    import inspect
+
+    parameters = inspect.signature(fit).parameters
+    files.remove_dead_temporaries(folder)
+    newest = checkpoints.read_newest(folder / "checkpoints")
+    assert newest.published is not None
+    facts = newest.published.facts
+    if facts.get("settings") != checkpoints.settings_hash(recorded.to_json()):
+        raise SettingsError(f"{folder / 'settings.json'} is not what it was when the run began, so it cannot go on from there. Start a new run instead.")
+
+    # What "auto" picked stays picked: `patience` would be another with another number of epochs.
+    asked = dict(recorded.asked) | {key: recorded.chosen[key] for key in ("epochs", "batch_size", "patience", "keep") if key in recorded.chosen}
+    for left_out in ("weights", "model_args", "folder", "name"):  # every weight comes from the checkpoint, the arguments from the recipe
+        asked.pop(left_out, None)
+    may_be_given = {"model", "splits", "observers", "quiet", "checkpoint", "keep_checkpoints", "on_checkpoint_error"}
+    may_be_given |= {key for key, value in asked.items() if is_object(value)}
+    for key in objects:
+        if key not in may_be_given:
+            known = "cannot be changed in the middle of a run; start a new one" if key in parameters else "is no setting of fit"
+            raise UsageError(f"resume({key}=...): {key} {known}. It takes epochs=, allow_inexact= and what cannot be read from the run's folder.")
+    ask = {key: parameter.default for key, parameter in parameters.items()}
+    ask |= {key: found_again(key, value) for key, value in asked.items() if key not in objects}
+    ask |= {key: value for key, value in objects.items() if key != "splits"}
+    before = asked.get("epochs", 100)
+    if epochs is not None:
+        if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < before:
+            raise UsageError(f"epochs={epochs!r}: the run was made for {before} epochs and can only become longer.")
+        ask["epochs"] = epochs
+
+    environment = runs.read(folder, "environment.json", {})
+    splits = as_splits(objects["splits"]) if "splits" in objects else splits_again(recorded.data)
+    if splits.fingerprint != recorded.data["fingerprint"]:
+        raise DataError(
+            f"The data is not what {folder} was trained on: {recorded.data.get('source')}, or its split, has changed since. "
+            "Restore the file, or give the same splits: resume(folder, splits=...)."
+        )
+    torch.set_num_threads(environment.get("threads", torch.get_num_threads()))
+    built = building.rebuild(recorded.model, seed=ask["seed"], model=objects.get("model"))
+    ask |= dict(model=None, splits=splits, built=replace_fields(built, recipe=recorded.model), folder=folder, name=None)
+    session = prepare(ask)
+    now = runs.environment(session.device)
+    differing = [key for key in ("fivestep", "torch", "device", "device_name", "cpu_capability") if environment.get(key) != now[key]]
+    if differing:
+        told = ", ".join(f"{key} was {environment.get(key)} and is {now[key]}" for key in differing)
+        if not allow_inexact:
+            raise SettingsError(f"Here the run would not end in the same bits: {told}. If that is fine: resume(folder, allow_inexact=True), --allow-inexact.")
+        session.said.append(f"Exactness is not promised: {told}.")
+    checkpoints.restore(session.training, *newest.parsed)
+    training = session.training
+    session.said.append(f"Going on after step {training.step} (epoch {training.epoch + 1}), from {newest.published.path}.")
+    settings = recorded
+    if ask["epochs"] > before:
+        settings = replace_fields(recorded, asked=recorded.asked | {"epochs": epochs})
+        fitted = [
+            "the schedule" if training.schedule is not None and training.schedule.depends_on_epochs else None,
+            "when SWA begins" if training.average is not None and training.average.name == "SWA" else None,
+            f"the validation after epoch {before}" if training.epoch >= before and before % ask["validate_every"] else None,
+        ]
+        if any(fitted):
+            told = " and ".join(filter(None, fitted))
+            session.said.append(f"Made longer, from {before} to {epochs} epochs: {told} depended on that number, so a run that was longer from the start differs.")
+    session.settings = settings
+    artifact = folder / ("model.fivestep" if session.can_predict else "weights.safetensors")
+    return settings, session, artifact.exists() and not training.unvalidated and (training.epoch >= ask["epochs"] or training.stopping.done)
+
+
+def splits_again(recorded: dict[str, Any]) -> Splits:
+    """The splits of a run from its record, where its data was one file or folder."""
+    options = {key: value for key, value in recorded["split_options"].items() if key != "given"}
+    if recorded["kind"] not in ("table", "images") or recorded["split_options"].get("given") or not Path(recorded["source"]).suffix and recorded["kind"] == "table":
+        raise UsageError("The data of this run did not come from one file, so it must be given again: resume(folder, splits=...).")
+    if not Path(recorded["source"]).exists():
+        raise MissingInputError(f"The data of this run was {recorded['source']}, and it is not there. Put it back, or give the data: resume(folder, splits=...).")
+    make = Data.table if recorded["kind"] == "table" else Data.images
+    return make(recorded["source"], **recorded["options"]).split(**options)
+
+
+def is_object(value: Any) -> bool:
+    """Whether a recorded setting is, or holds, what JSON cannot hold: a class, a function, an instance, a large array."""
+    if isinstance(value, dict):
+        return bool(value.keys() & {"import", "instance", "tensor", "array"}) or any(map(is_object, value.values()))
+    return isinstance(value, list) and any(map(is_object, value))
+
+
+def found_again(name: str, value: Any) -> Any:
+    """A recorded setting as fit takes it: classes and functions are imported. Raises UsageError, naming the argument, for what must be given."""
+    if isinstance(value, list):
+        return [found_again(name, item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {"import"}:
+        module, _, qualname = value["import"].partition(":")
+        with contextlib.suppress(ImportError, AttributeError):
+            found: Any = importlib.import_module(module)
+            for part in qualname.split("."):
+                found = getattr(found, part)
+            return found
+        raise UsageError(f"{name} of this run was {module}.{qualname}, which cannot be imported here. Give it: resume(folder, {name}=...).")
+    if value.keys() & {"instance", "tensor", "array"}:
+        kind = value.get("instance") or "a large array"
+        raise UsageError(f"{name} of this run was {kind}, which a run's folder cannot hold. Give it: resume(folder, {name}=...).")
+    return {key: found_again(name, item) for key, item in value.items()}
+
+
+@contextlib.contextmanager
+def kept_on_disk(session: Session, *, locked: bool = False) -> Any:
+    """Where the run has a folder: this process alone works on it, and checkpoints go there. Gives the `Keeper`, or None."""
+    ask, folder = session.arguments, session.folder
+    if folder is None:
+        yield None
+        return
+    with contextlib.nullcontext() if locked else files.Lock(folder):
+        if ask["checkpoint"] is None:
+            yield None
+            return
+        facts = {"settings": checkpoints.settings_hash(session.settings.to_json()), "data": session.splits.fingerprint}
+        keeper = checkpoints.Keeper(
+            folder / "checkpoints", session.plan, checkpoint=ask["checkpoint"], keep=ask["keep_checkpoints"], on_error=ask["on_checkpoint_error"], facts=facts
+        )
+        keeper.begin(session.training)
+        session.keepers.append(keeper)
+        session.plan = replace_fields(session.plan, after_step=keeper.after_step, after_epoch=keeper.after_epoch)
+        yield keeper
 
 
 def check(model: Any, splits: Any, *, predict_rows: Any = None, **fit_settings: Any) -> list[Finding]:
@@ -169,6 +335,7 @@ class Session:
     checks: Any = None
     batch_size: int = 32
     user_metrics: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    keepers: list[checkpoints.Keeper] = field(default_factory=list)
 
 
 def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
@@ -190,7 +357,9 @@ def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
         chosen["model"] = model
     if model == "cnn" and splits.image_shape is not None:
         facts["image_shape"] = splits.image_shape
-    built = building.build_model(model, model_args, facts={key: value for key, value in facts.items() if value is not None}, seed=seed)
+    built = ask.get("built")  # by `resume`, from the recipe
+    if built is None:
+        built = building.build_model(model, model_args, facts={key: value for key, value in facts.items() if value is not None}, seed=seed)
     said += list(built.said)
     module = built.module
     report = None
@@ -294,15 +463,18 @@ def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
     scaler = precisions.gradient_scaler(ask["precision"], device)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
+    keepers: list[checkpoints.Keeper] = []  # the one that hears signals, once the run has begun
+
     def validate(part_name: str) -> Callable[[], tuple[float, dict[str, float]]]:
         source = encoded[part_name]
         rows = evaluation_rows(source)
 
         def run_validation() -> tuple[float, dict[str, float]]:
+            batches = evaluation_batches(source, rows, device, dtype)
             value, kept = loop.evaluate(
                 module,
                 objective,
-                evaluation_batches(source, rows, device, dtype),
+                keepers[0].polled(batches) if keepers and part_name == "val" else batches,
                 weigh=weigh,
                 compute=ask["compute"],
                 autocast=autocast,
@@ -366,7 +538,7 @@ def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
     settings = Settings(asked_settings(arguments), chosen, data_record(splits), built.recipe)
     session = Session(
         arguments, settings, splits, built, training, plan, decoding, raw_loss, loss_name, predictor, task, device, None, encoded, targets_in_unit, evaluate_loss,
-        said=said, can_predict=outputs is not None, weights_report=report, batch_size=batch_size, user_metrics=user_functions(ask["metrics"]),
+        said=said, can_predict=outputs is not None, weights_report=report, batch_size=batch_size, user_metrics=user_functions(ask["metrics"]), keepers=keepers,
     )  # fmt: skip
     if ask["checks"]:
         session.checks = gate.Checks(session, ignore=ask["ignore"], predict_rows=ask.get("predict_rows"))
@@ -378,19 +550,30 @@ def prepare(arguments: dict[str, Any], *, only_check: bool = False) -> Session:
         return session
     if not ask["quiet"]:
         observers.append(console.observer(session))
-    if ask["folder"] is not None:
+    if "built" in ask:  # `resume` goes on in a folder that is there
+        session.folder = Path(ask["folder"])
+    elif ask["folder"] is not None:
         session.folder = runs.create(ask["folder"], ask["name"], run_stem(splits, model))
         runs.write(session.folder, "settings.json", settings.to_json())
         runs.write(session.folder, "environment.json", runs.environment(device))
+    if session.folder is not None:
         observers.append(partial(write_history, session.folder))
     if ask["watch_test"] and splits.test is not None:
         observers.append(partial(count_test_look, session))
     return session
 
 
-def finish(session: Session) -> Run:
-    """Everything after the last step: temperature, scores of validation, findings, the artifact."""
+def explain_non_finite(session: Session, error: NonFiniteError) -> None:
+    """The error holds its finding (D03, L21 or T01) beside those of before the run."""
+    if session.checks is not None:
+        error.findings = [*session.findings, session.checks.non_finite(error)]
+
+
+def finish(session: Session, keeper: Any = None, *, save: bool = True) -> Run:
+    """Everything after the last step: temperature, scores of validation, findings, the artifact. Raises Interrupted where a signal ended the run before."""
     ask, splits = session.arguments, session.splits
+    if keeper is not None and keeper.stopped:
+        raise keeper.interrupted(session.training, session.folder)
     if session.checks is not None:
         late = session.checks.after()
         session.findings += late
@@ -423,9 +606,9 @@ def finish(session: Session) -> Run:
         and session.loss is not None
     ):
         run.calibrate()
-    if session.folder is not None:
+    if session.folder is not None and save:
         runs.write(session.folder, "findings.json", [finding.to_json() for finding in session.findings])
-        run.save(session.folder / ("model.fivestep" if run.can_predict else "weights.safetensors"))
+        run.save(session.folder / ("model.fivestep" if run.can_predict else "weights.safetensors"), replace="built" in ask)
     return run
 
 
@@ -463,6 +646,12 @@ def check_arguments(ask: dict[str, Any], splits: Splits) -> None:
         raise SettingsError(f'lr={ask["lr"]!r}: give a number or "auto". The learning-rate test ("find") is not built yet.')
     if isinstance(ask["lr"], (int, float)) and not isinstance(ask["lr"], bool) and not 0 <= ask["lr"] < float("inf"):
         raise SettingsError(f"lr={ask['lr']!r}: a learning rate is a finite number of at least 0.")
+    checkpoints.read_rhythm(ask["checkpoint"])
+    kept = ask["keep_checkpoints"]
+    if isinstance(kept, bool) or not isinstance(kept, int) or kept < 2:
+        raise SettingsError(f"keep_checkpoints={kept!r}: at least 2 are kept, so that a damaged newest one leaves another.")
+    if ask["on_checkpoint_error"] not in ("stop", "retry"):
+        raise SettingsError(f'on_checkpoint_error={ask["on_checkpoint_error"]!r} is not known. Use "stop" or "retry".')
     if ask["compile"] is not None:
         raise SettingsError(f"compile={ask['compile']!r}: compiled training is not built yet. Leave compile=None.")
     if ask["step"] is not None:

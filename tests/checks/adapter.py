@@ -137,7 +137,7 @@ def subject_of(case: dict[str, Any]) -> Subject:
     metrics = {}
     if "metric" in case and callable(case["metric"]):
         metrics = {case.get("metric_name", "score"): case["metric"]}
-    names = tuple(metrics) if metrics else (case["metric"],) if "metric" in case else ()
+    names: tuple[str, ...] = tuple(metrics) if metrics else (str(case["metric"]),) if "metric" in case else ()
     default = not names
     return Subject(
         model=model, train=train, val=val, test=test, loss=loss, loss_name=name, task=case["task"] if case["task"] in ("binary", "multiclass", "multilabel", "regression") else None,

@@ -1104,6 +1104,9 @@ def _e05b(bad: bool) -> Case:
 
 
 class Fitted(nn.Module):
+    mean: Tensor
+    seen: Tensor
+
     def __init__(self, persistent: bool):
         super().__init__()
         self.register_buffer("mean", torch.zeros(8), persistent=persistent)

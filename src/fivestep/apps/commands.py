@@ -89,6 +89,32 @@ def fit(
 
 
 @app.command()
+def resume(
+    run: Annotated[str, typer.Argument(help="The folder of a run that was stopped or killed, or is to become longer.")],
+    epochs: Annotated[int | None, typer.Option(help="Train up to so many epochs in all.")] = None,
+    model_class: Annotated[str | None, typer.Option("--model", help="FILE.py:CLASS of a model of your own that cannot be found again.")] = None,
+    allow_inexact: Annotated[bool, typer.Option("--allow-inexact", help="Go on though another torch or device may give other bits.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Go on from the newest checkpoint, to the same bits as if the run had never stopped."""
+    from fivestep import workflow
+    from fivestep.model.building import load_file_class
+    from fivestep.results import runs
+
+    objects = {"model": load_file_class(model_class)} if model_class else {}
+    ended = workflow.resume(run, epochs=epochs, allow_inexact=allow_inexact, quiet=quiet, **objects)
+    scores = ended.evaluate("val" if ended.splits.val is not None else "train")
+    if not (Path(run) / "scores.json").exists() or epochs is not None:
+        runs.write(Path(run), "scores.json", scores.to_json())
+    if as_json:
+        emit({"run": run, "scores": scores.to_json(), "epochs": len(ended.history), "weights_sha256": ended.weights_sha256})
+        return
+    print(scores)
+    print(f"\nrun    {run}\nmodel  {run}/model.fivestep")
+
+
+@app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="A run or an artifact.")],
     file: Annotated[str, typer.Argument(help="CSV, TSV or Parquet with the same columns.")],

@@ -630,7 +630,10 @@ def plain_and_augmented(subject: Subject, probe: Probe) -> tuple[Tensor, Tensor,
     dataset = copy.deepcopy(subject.dataset)
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(4))[:400].tolist()
     examples = [as_tensors(dataset[row]) for row in order[:150]]
-    if not all(isinstance(example, tuple) and len(example) == 2 and all(isinstance(item, Tensor) for item in example) and example[1].numel() == 1 for example in examples):
+    if not all(
+        isinstance(example, tuple) and len(example) == 2 and all(isinstance(item, Tensor) for item in example) and example[1].numel() == 1
+        for example in examples
+    ):
         return None
     changed = torch.stack([example[0] for example in examples]).float()
     for held in stored_arrays(dataset).values():

@@ -243,7 +243,11 @@ def rule_l08(subject: Subject, probe: Probe) -> Finding | None:
     flat, labels = rows_and_targets
     if subject.table is not None and subject.target in (subject.table or {}):
         raw = probe.target_column  # the loss may see it standardised
-        raw = raw[numpy.flatnonzero(probe.in_train) if subject.train.rows is None else subject.train.rows][:: row_step(probe.train.inputs, FLAT)] if raw is not None else labels
+        raw = (
+            raw[numpy.flatnonzero(probe.in_train) if subject.train.rows is None else subject.train.rows][:: row_step(probe.train.inputs, FLAT)]
+            if raw is not None
+            else labels
+        )
         labels = raw if len(raw) == len(labels) else labels
     if not numpy.isfinite(labels).all() or not numpy.all(labels == labels.round()):
         return None

@@ -267,7 +267,14 @@ def label_sets(subject: Subject, probe: Probe) -> dict[str, set[int]] | None:
 
 def rule_s07(subject: Subject, probe: Probe) -> Finding | None:
     """Columns are centred over all rows and not over the training rows: fitted before the split. A note: the gain is small, and public data often come so."""
-    if subject.standardised or subject.table is not None or not probe.columns or len(subject.parts) < 2 or probe.original_order is None or len(probe.column_order) < len(probe.original_order):
+    if (
+        subject.standardised
+        or subject.table is not None
+        or not probe.columns
+        or len(subject.parts) < 2
+        or probe.original_order is None
+        or len(probe.column_order) < len(probe.original_order)
+    ):
         return None
     if len(probe.columns[0].values) < 30:
         return None

@@ -96,7 +96,8 @@ def index_lists(
 ) -> list[Tensor]:
     """The rows of each step of an epoch. `chosen(epoch, generator)` is the user's own `batches=`; it gets a generator seeded by (seed, epoch)."""
     if chosen is not None:
-        return [torch.as_tensor(rows, dtype=torch.int64) for rows in chosen(epoch, seeds.generator(seed, "order", epoch))]
+        with seeds.restored(seeds.derive(seed, "order-global", epoch)):  # what it draws from a global generator must not move the forward's stream
+            return [torch.as_tensor(rows, dtype=torch.int64) for rows in chosen(epoch, seeds.generator(seed, "order", epoch))]
     return list(batch_order(num_rows, seed, epoch, shuffle).split(batch_size))
 
 

@@ -194,7 +194,7 @@ class Model:
             )
         state = {name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
         if path.suffix in (".pt", ".pth", ".safetensors"):
-            return artifacts.save_state_dict(path, state)
+            return artifacts.save_state_dict(path, state, replace=replace)
         if path.exists() and not replace and not (path / "artifact.json").exists():
             raise CannotCreateError(f"{path} exists and is no artifact; it is not overwritten. Choose another path.")
         predictor = self._predictor

@@ -1,7 +1,7 @@
 """The run folder: settings, environment, history, findings, scores and looks at the test split, each file written whole.
 
 ```
-runs/houses-0007/   settings.json  environment.json  history.jsonl  findings.json  scores.json  model.fivestep/
+runs/houses-0007/   settings.json  environment.json  history.jsonl  findings.json  scores.json  checkpoints/  model.fivestep/
 runs/looks.jsonl    every score ever taken on a test split, beside all runs: {"fingerprint", "split", "run", "time"}
 ```
 """
@@ -94,6 +94,11 @@ def append_history(folder: Path, row: dict[str, Any]) -> None:
     finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
     with open(folder / "history.jsonl", "ab") as file:
         file.write(files.write_json(finite, indent=None).rstrip(b"\n") + b"\n")
+
+
+def rewrite_history(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """history.jsonl cut back to what a checkpoint knows: no epoch stands there twice after a resume."""
+    files.write_atomic(folder / "history.jsonl", b"".join(files.write_json(row, indent=None) for row in rows))
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,10 @@ from fivestep.train.events import EpochEnded, RunEnded, RunStarted
 from fivestep.train.stopping import Stopping
 
 Validate = Callable[[], tuple[float, dict[str, float]]]
+
+
+class StopAsked(Exception):
+    """A signal came during validation, which is left off; `train` ends and the epoch's validation is made when the run is resumed."""
 
 
 @dataclass
@@ -46,6 +50,8 @@ class Training:
     best_state: dict[str, Tensor] | None = None
     best_epoch: int = 0  # counts from 1; 0: none yet
     test_looks: int = 0
+    unvalidated: bool = False  # the epoch that is completed still waits for its validation: a signal came meanwhile
+    streams: dict[str, Any] | None = None  # the random streams in the middle of an epoch, from a checkpoint: given back last, before the next step
 
 
 @dataclass(frozen=True)
@@ -83,51 +89,76 @@ def train(training: Training, plan: Plan) -> str:
     per_step = training.schedule if training.schedule is not None and training.schedule.every == "step" else None
     training_step = plan.step if plan.user_step is None else user_step(plan.user_step)
 
-    def after_step(loss: Any) -> bool:
-        training.step += 1
-        training.step_in_epoch += 1
-        training.losses_in_epoch.append(loss)
-        return plan.after_step(training)  # type: ignore[misc]
+    stopped = False
+    batches_read = 0  # more than steps where a batch counts for nothing and is left out (every label ignored)
 
-    while training.epoch < plan.epochs:
+    def after_step(loss: Any) -> bool:
+        nonlocal stopped
+        training.step += 1
+        training.step_in_epoch = training.step_in_epoch + 1 if plan.split is None else batches_read
+        training.losses_in_epoch.append(loss)
+        stopped = plan.after_step(training)  # type: ignore[misc]
+        return stopped
+
+    def counted(batches: Iterable[Batch]) -> Iterator[Batch]:
+        nonlocal batches_read
+        for batches_read, batch in enumerate(batches, training.step_in_epoch + 1):  # noqa: B007
+            yield batch
+
+    while training.unvalidated or (training.epoch < plan.epochs and not training.stopping.done):
         epoch_started = time.perf_counter()
-        if training.step_in_epoch == 0:
-            seeds.seed_everything(seeds.derive(plan.seed, "forward", training.epoch))
-            training.losses_in_epoch = []
-        training.model.train()
-        for module in plan.frozen:
-            module.eval()
-        try:
-            losses = loop.train_epoch(
-                training.model,
-                plan.loss,
-                training.optimizer,
-                plan.batches.epoch(training.epoch, training.step_in_epoch),
-                step=training_step,
-                split=plan.split,
-                schedule=per_step,
-                average=training.average if training.average is not None and training.average.name == "EMA" else None,
-                after_step=after_step if plan.after_step is not None else None,
-                compute=plan.compute,
-                autocast=plan.autocast,
-                scaler=training.scaler,
-                clipping=plan.clipping,
-                wait=plan.wait,
-            )
-        except loop.NonFiniteLoss:
-            raise locate_non_finite(training, plan) from None
-        if plan.after_step is None:
-            training.step += len(losses)
-            training.losses_in_epoch = losses
-        elif training.step_in_epoch < steps and len(losses) and training.step_in_epoch < plan.batches.steps(training.epoch):
-            return "stopped by a signal"
-        training.epoch += 1
-        training.step_in_epoch = 0
+        if not training.unvalidated:
+            if training.step_in_epoch == 0:
+                seeds.seed_everything(seeds.derive(plan.seed, "forward", training.epoch))
+                training.losses_in_epoch = []
+            training.model.train()
+            for module in plan.frozen:
+                module.eval()
+            batches: Iterable[Batch] = ()  # resumed after an epoch's last step: only its validation is left
+            if training.step_in_epoch == 0 or training.step_in_epoch < plan.batches.steps(training.epoch):
+                batches = plan.batches.epoch(training.epoch, training.step_in_epoch)
+            if training.step_in_epoch and training.streams is not None:
+                seeds.restore(training.streams)
+            training.streams = None
+            try:
+                losses = loop.train_epoch(
+                    training.model,
+                    plan.loss,
+                    training.optimizer,
+                    batches if plan.after_step is None or plan.split is None else counted(batches),
+                    step=training_step,
+                    split=plan.split,
+                    schedule=per_step,
+                    average=training.average if training.average is not None and training.average.name == "EMA" else None,
+                    after_step=after_step if plan.after_step is not None else None,
+                    compute=plan.compute,
+                    autocast=plan.autocast,
+                    scaler=training.scaler,
+                    clipping=plan.clipping,
+                    wait=plan.wait,
+                )
+            except loop.NonFiniteLoss:
+                raise locate_non_finite(training, plan) from None
+            if plan.after_step is None:
+                training.step += len(losses)
+                training.losses_in_epoch = losses
+            elif stopped:
+                return "stopped by a signal"
+            training.epoch += 1
+            training.step_in_epoch = 0
         epoch_losses = gather(training.losses_in_epoch)  # the one place in an epoch that waits for the device
-        check_weights(training, epoch_losses)
-        if training.average is not None:
-            training.average.update_epoch(training.epoch - 1, plan.epochs)
-        event = end_of_epoch(training, plan, epoch_losses, time.perf_counter() - epoch_started)
+        if not training.unvalidated:
+            check_weights(training, epoch_losses)
+            if training.average is not None:
+                training.average.update_epoch(training.epoch - 1, plan.epochs)
+            training.unvalidated = True
+        try:
+            event = end_of_epoch(training, plan, epoch_losses, time.perf_counter() - epoch_started)
+        except StopAsked:
+            if plan.after_epoch is not None:
+                plan.after_epoch(training)
+            return "stopped by a signal"
+        training.unvalidated = False
         if training.schedule is not None and training.schedule.every == "epoch":
             training.schedule.step()
         if training.schedule is not None and training.schedule.wants_metric and event.val_loss is not None:
@@ -136,9 +167,8 @@ def train(training: Training, plan: Plan) -> str:
         notify(plan, event)
         if plan.after_epoch is not None and plan.after_epoch(training):
             return "stopped by a signal"
-        if training.stopping.done:
-            reason = f"no better {plan.monitor} for {training.stopping.patience} validations"
-            break
+    if training.stopping.done:
+        reason = f"no better {plan.monitor} for {training.stopping.patience} validations"
     if plan.keep == "best" and training.best_state is not None:
         load_state(training, training.best_state)
         kept = training.best_epoch

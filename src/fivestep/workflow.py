@@ -219,7 +219,9 @@ def prepare_again(folder: Path, recorded: Settings, epochs: int | None, allow_in
         ]
         if any(fitted):
             told = " and ".join(filter(None, fitted))
-            session.said.append(f"Made longer, from {before} to {epochs} epochs: {told} depended on that number, so a run that was longer from the start differs.")
+            session.said.append(
+                f"Made longer, from {before} to {epochs} epochs: {told} depended on that number, so a run that was longer from the start differs."
+            )
     session.settings = settings
     artifact = folder / ("model.fivestep" if session.can_predict else "weights.safetensors")
     return settings, session, artifact.exists() and not training.unvalidated and (training.epoch >= ask["epochs"] or training.stopping.done)
@@ -228,10 +230,16 @@ def prepare_again(folder: Path, recorded: Settings, epochs: int | None, allow_in
 def splits_again(recorded: dict[str, Any]) -> Splits:
     """The splits of a run from its record, where its data was one file or folder."""
     options = {key: value for key, value in recorded["split_options"].items() if key != "given"}
-    if recorded["kind"] not in ("table", "images") or recorded["split_options"].get("given") or not Path(recorded["source"]).suffix and recorded["kind"] == "table":
+    if (
+        recorded["kind"] not in ("table", "images")
+        or recorded["split_options"].get("given")
+        or (not Path(recorded["source"]).suffix and recorded["kind"] == "table")
+    ):
         raise UsageError("The data of this run did not come from one file, so it must be given again: resume(folder, splits=...).")
     if not Path(recorded["source"]).exists():
-        raise MissingInputError(f"The data of this run was {recorded['source']}, and it is not there. Put it back, or give the data: resume(folder, splits=...).")
+        raise MissingInputError(
+            f"The data of this run was {recorded['source']}, and it is not there. Put it back, or give the data: resume(folder, splits=...)."
+        )
     make = Data.table if recorded["kind"] == "table" else Data.images
     return make(recorded["source"], **recorded["options"]).split(**options)
 

@@ -206,7 +206,9 @@ class Stops(nn.Module):
         return self.body(x)
 
 
-@pytest.mark.parametrize("settings", [dict(average="SWA", keep="last"), dict(patience=1, lr=0.5), dict(scheduler={"name": "ReduceLROnPlateau", "patience": 0})], ids=str)
+@pytest.mark.parametrize(
+    "settings", [dict(average="SWA", keep="last"), dict(patience=1, lr=0.5), dict(scheduler={"name": "ReduceLROnPlateau", "patience": 0})], ids=str
+)
 def test_p2_a_signal_in_validation_leaves_it_off_and_resume_makes_it(settings, tmp_path):
     splits = fs.Splits(fs.Data.dataset(Noisy()), val=fs.Data.dataset(Noisy(250, 2)))
     given = SETTINGS | dict(checkpoint="epoch", epochs=3) | settings

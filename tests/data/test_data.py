@@ -82,7 +82,7 @@ class Stream(torch.utils.data.IterableDataset):
 def test_what_has_no_rows_by_number_is_refused_by_name():
     with pytest.raises(UsageError, match="Stream"):
         fs.Data.dataset(Stream())
-    with pytest.raises(UsageError, match="loader.dataset"):
+    with pytest.raises(UsageError, match=r"loader\.dataset"):
         fs.Data.dataset(torch.utils.data.DataLoader(Texts()))
 
 

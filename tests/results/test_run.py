@@ -124,7 +124,12 @@ def test_a_table_gives_back_its_kind_of_container(tmp_path):
     polars.DataFrame(rows).write_csv(tmp_path / "rows.csv")
     frame = pandas.DataFrame(rows, index=range(100, 140))
     as_dict, as_polars, as_pandas, as_file = (run.predict(given) for given in (rows, polars.DataFrame(rows), frame, tmp_path / "rows.csv"))
-    assert isinstance(as_dict, dict) and isinstance(as_polars, polars.DataFrame) and isinstance(as_pandas, pandas.DataFrame) and isinstance(as_file, polars.DataFrame)
+    assert (
+        isinstance(as_dict, dict)
+        and isinstance(as_polars, polars.DataFrame)
+        and isinstance(as_pandas, pandas.DataFrame)
+        and isinstance(as_file, polars.DataFrame)
+    )
     assert list(as_pandas.index) == list(range(100, 140))
     for other in (as_polars["y"].to_numpy(), as_pandas["y"].to_numpy(), as_file["y"].to_numpy()):
         assert np.array_equal(as_dict["y"], other)
@@ -181,7 +186,9 @@ def test_plain_weights_load_in_plain_torch(suffix, tmp_path):
         assert torch.equal(model.eval()(x), run.model.eval()(x))
 
 
-@pytest.mark.parametrize("model", [Net, lambda: Net(3, width=7), lambda: nn.Sequential(nn.LazyLinear(4), nn.Tanh(), nn.LazyLinear(2))], ids=["class", "function", "lazy"])
+@pytest.mark.parametrize(
+    "model", [Net, lambda: Net(3, width=7), lambda: nn.Sequential(nn.LazyLinear(4), nn.Tanh(), nn.LazyLinear(2))], ids=["class", "function", "lazy"]
+)
 def test_a_users_model_is_loaded_with_model(model, tmp_path):
     run, (x, _) = fit(model), arrays()
     run.save(tmp_path / "m.fivestep")

@@ -151,7 +151,9 @@ def test_evaluating_gives_each_module_its_flag_back():
 
 
 @pytest.mark.parametrize("sizes", [[11], [4, 4, 3], [1] * 11], ids=str)
-@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(ignore_index=0), nn.CrossEntropyLoss(reduction="sum"), nn.CrossEntropyLoss(weight=torch.tensor([0.1, 5.0]))], ids=str)
+@pytest.mark.parametrize(
+    "loss", [nn.CrossEntropyLoss(ignore_index=0), nn.CrossEntropyLoss(reduction="sum"), nn.CrossEntropyLoss(weight=torch.tensor([0.1, 5.0]))], ids=str
+)
 def test_the_loss_of_all_rows_does_not_depend_on_the_batching(sizes, loss):
     torch.manual_seed(4)
     model, x, y = nn.Linear(3, 2), torch.randn(11, 3), torch.arange(11) % 2

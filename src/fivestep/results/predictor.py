@@ -126,7 +126,13 @@ class Predictor:
 
     def full_model(self) -> nn.Module:
         """Columns, model and decoding as one module: raw tensors in, target units (or probabilities) out."""
-        return FullModel(self.columns.encoder() if self.columns is not None else None, copy.deepcopy(self.module).cpu().eval(), self.decoding, self.pick, copy.deepcopy(self.head))
+        return FullModel(
+            self.columns.encoder() if self.columns is not None else None,
+            copy.deepcopy(self.module).cpu().eval(),
+            self.decoding,
+            self.pick,
+            copy.deepcopy(self.head),
+        )
 
 
 class FullModel(nn.Module):

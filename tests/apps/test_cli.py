@@ -284,7 +284,7 @@ def test_a_model_that_runs_away_stops_with_70(here, capsys):
 def test_labels_that_start_at_1_are_explained():
     x = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
     splits = fs.Data.arrays(x, torch.arange(60) % 3 + 1).split(train=0.8, val=0.2)
-    with pytest.raises((fs.FindingsError, fs.DataError, fs.SettingsError), match="label|class"):
+    with pytest.raises((fs.FindingsError, fs.DataError, fs.SettingsError), match=r"label|class"):
         fs.fit(torch.nn.Linear(4, 3), splits, loss="CrossEntropyLoss", epochs=2, folder=None, quiet=True)
 
 

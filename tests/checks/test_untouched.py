@@ -75,6 +75,7 @@ def test_the_start_is_kept_although_training_goes_on_in_place() -> None:
     start = copy.deepcopy(subject.model.state_dict())
     watch = Watch(subject)
     train(subject, made, watch)
+    assert "training" not in vars(watch.probe)  # no graph is held while training goes on
     assert all(torch.equal(value, start[key]) for key, value in watch.probe.fresh().state_dict().items())
     assert not torch.equal(subject.model.state_dict()["0.weight"], start["0.weight"])
 

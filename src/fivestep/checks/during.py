@@ -36,7 +36,6 @@ class Watch:
     def __init__(self, subject: Subject, found: Sequence[Finding] = (), *, probe: Probe | None = None):
         self.subject, self.found = subject, list(found)
         self.probe = probe if probe is not None else Probe(subject)
-        self.start = self.probe  # `probe.fresh()` is the model as it was before the first step
         self.losses: list[float] = []
         self.gradient_norms: list[float] = []
         self.epochs: list[Epoch] = []
@@ -44,6 +43,7 @@ class Watch:
             _ = self.probe.pair  # the copy has to be taken now, before weights move
         except Exception:  # a model that cannot be copied has its note from `check_before`; rules that need its start stay silent
             self.probe.__dict__["pair"] = None
+        self.probe.release()  # a run may last for days; graphs of the probes need not
 
     def steps_ended(self, losses: Sequence[float], gradient_norms: Sequence[float] = ()) -> None:
         """The losses of the steps since the last call, in order, and their gradient norms where they are known."""

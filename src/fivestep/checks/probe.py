@@ -140,6 +140,24 @@ class Probe:
         """Whether more than `share` of the seconds is left."""
         return time.thread_time() < self.deadline - share * self.seconds
 
+    def release(self) -> None:
+        """Let go of batches, graphs and trained copies; what a later rule compares with stays (the model's start, the rows that were read)."""
+        for name in (
+            "calm",
+            "batch",
+            "evaluation",
+            "training",
+            "training_copy",
+            "gradients",
+            "after_five_steps",
+            "rehearsal",
+            "columns",
+            "target_column",
+            "loss_copy",
+        ):
+            self.__dict__.pop(name, None)
+        self.flats.clear()
+
     # model
 
     @cached_property

@@ -114,6 +114,7 @@ class Subject:
 def part_of(inputs: Any, targets: Any = (), *, rows: Any = None) -> Part:
     """A Part over tensors in memory. `targets` is a tensor or a tuple of tensors; `rows` the original positions.
 
+    >>> import torch
     >>> len(part_of(torch.zeros(4, 3), torch.zeros(4)))
     4
     """

@@ -222,7 +222,8 @@ def test_data_that_changed_since_the_run_is_not_scored(here, capsys):
 
 def test_files_that_come_split_and_the_next_command_they_get(here, capsys):
     rows = homes()
-    write("train.csv", rows[:140]), write("val.csv", rows[140:170]), write("test.csv", rows[170:])
+    for name, part in (("train.csv", rows[:140]), ("val.csv", rows[140:170]), ("test.csv", rows[170:])):
+        write(name, part)
     code, out, _ = shell(capsys, "fit", "train.csv", "--val", "val.csv", "--test", "test.csv", "--target", "price", "--epochs", "2", "--name", "three")
     assert code == 0 and "val: 30 rows" in out and "fivestep evaluate runs/three test.csv" in out
     assert shell(capsys, "evaluate", "runs/three", "test.csv")[0] == 0
@@ -274,6 +275,12 @@ def test_explain_prints_the_rule(capsys):
     code, out, _ = shell(capsys, "explain", "o01")
     assert code == 0 and out.startswith("O01") and "wrong" in out and "right" in out
     assert json.loads(shell(capsys, "explain", "O01", "--json")[1])["code"] == "O01"
+
+
+def test_the_demo_prints_one_json_object(here, capsys):
+    code, out, err = shell(capsys, "demo", "--json", "--quiet")
+    found = json.loads(out)
+    assert (code, err) == (0, "") and all(found[name]["equal_after_load"] for name in ("penguins", "digits"))
 
 
 def test_a_model_that_runs_away_stops_with_70(here, capsys):

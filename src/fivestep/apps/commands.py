@@ -240,7 +240,7 @@ def demo(folder: Annotated[str, typer.Option(help="Where the runs are kept.")] =
     """The whole workflow on real data that comes with fivestep: penguins as a table, digits as images."""
     from fivestep.apps.demo import run_demo
 
-    results = run_demo(folder, quiet=quiet)
+    results = run_demo(folder, quiet=quiet, as_json=as_json)
     if as_json:
         emit(results)
 

@@ -61,6 +61,7 @@ def subject_of(session: Any, predict_rows: Any = None) -> Subject:
         augment=ask["augment"],
         metrics=session.user_metrics,
         default_metrics=ask["metrics"] is None,
+        metric_names=tuple(name for name in (ask["metrics"] if isinstance(ask["metrics"], (list, tuple, dict)) else [ask["metrics"]]) if isinstance(name, str)),
         monitor=plan.monitor,
         mode=training.stopping.mode,
         keep=plan.keep,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fivestep.data.batches import map_tensors, tensors_of
 from fivestep.data.data import Data, Part, Splits
-from fivestep.errors import ArtifactError, CannotCreateError, SettingsError, UsageError
+from fivestep.errors import ArtifactError, CannotCreateError, DataError, SettingsError, UsageError
 from fivestep.model import building, calibration, losses, models
 from fivestep.model import metrics as scoring
 from fivestep.model.losses import Decoding
@@ -154,7 +154,7 @@ class Model:
             train_targets = splits.train.data.source.take(splits.train.indices)[1][0]
         looks = runs.count_look(folder, splits.fingerprint, "test") if part.name == "test" else None
         if targets is None:
-            return replace_fields(scoring.score(None, None, None, loss=loss, split=part.name), looks=looks)
+            return replace_fields(scoring.score(None, None, torch.zeros(len(part)), loss=loss, split=part.name), looks=looks)
         scores = self._score(
             self._predictor.outputs(source),
             targets,
@@ -182,7 +182,14 @@ class Model:
                 predictions, targets, outputs = predictions.movedim(1, -1).flatten(0, -2), targets.flatten(), None
                 if isinstance(more.get("train_targets"), Tensor):
                     more["train_targets"] = more["train_targets"].long().flatten()
-        return scoring.score(decoding.task, predictions, targets, metrics=metrics, outputs=outputs, classes=decoding.classes, split=split, **more)
+        try:
+            return scoring.score(decoding.task, predictions, targets, metrics=metrics, outputs=outputs, classes=decoding.classes, split=split, **more)
+        except (UsageError, DataError) as error:
+            if metrics is not None or more.get("loss") is None:
+                raise
+            # Quantile heads, contrastive outputs, void labels: what the model puts out is no prediction of the target, so the loss alone is scored, and said.
+            alone = scoring.score(None, None, torch.zeros(len(targets)), loss=more["loss"], split=split)
+            return replace_fields(alone, notes=(*alone.notes, f"the task's own metrics do not apply: {error}"))
 
     def save(self, path: str | Path, *, replace: bool = False) -> Path:
         """Write the artifact (a folder); or the plain `state_dict` where the path ends in .pt, .pth or .safetensors."""

@@ -642,6 +642,8 @@ def check_arguments(ask: dict[str, Any], splits: Splits) -> None:
         value = ask[key]
         if value is not None and not isinstance(value, str) and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise SettingsError(f"{key}={value!r}: it must be a whole number of at least 1.")
+    if isinstance(ask["seed"], bool) or not isinstance(ask["seed"], int):
+        raise SettingsError(f"seed={ask['seed']!r}: a seed is a whole number.")
     if isinstance(ask["batch_size"], str) and ask["batch_size"] not in ("auto", "all"):
         raise SettingsError(f'batch_size={ask["batch_size"]!r} is not known. Use a number, "all" (the whole training split in each step) or "auto".')
     if isinstance(ask["epochs"], str) and ask["epochs"] != "auto":

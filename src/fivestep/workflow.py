@@ -95,7 +95,7 @@ def fit(
     observers: Sequence[Callable[[Any], None]] = (),
     quiet: bool = False,
 ) -> Run:
-    """Train `model` on `splits.train`, choose the epoch on `splits.val`, and return the run. INTERFACE.md (docs/interface) tells each argument.
+    """Train `model` on `splits.train`, choose the epoch on `splits.val`, and return the run.
 
     `model` is an nn.Module (instance, class or function) or the name of a built-in ("linear", "mlp", "resnet", "cnn", "auto"). `"auto"` picks by a written rule
     and says what it picked; `None` means none. Raises FindingsError where a check finds an error, SettingsError, DataError, NonFiniteError.

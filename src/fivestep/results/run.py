@@ -99,7 +99,7 @@ class Model:
     def predict(self, rows: Any, *, probabilities: bool = False, spread: bool = False) -> Any:
         """Predictions in the target's unit or label names, in input order, on the CPU, in the kind of container given (a path gives a polars frame)."""
         if spread:
-            raise UsageError("spread=True needs a model of several members; this model has one. ")
+            raise UsageError("spread=True (the spread of a model's members beside each prediction) is not built yet. Leave it out.")
         return self._predictor.predict(self._as_trained(rows), probabilities=probabilities)
 
     def _as_trained(self, rows: Any) -> Any:

@@ -1,0 +1,419 @@
+"""Everything before the first step: what the arguments of `fit` mean, and all parts of one run composed into a `Session`.
+
+Enters: the arguments of `fit` as one dict. Leaves: `Training` (what will change), `Plan` (what will not), and what `finish` needs for scores and the artifact.
+"""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from fivestep import seeds
+from fivestep.checks import gate
+from fivestep.data.batches import map_tensors
+from fivestep.data.data import Splits, as_splits
+from fivestep.errors import FindingsError, SettingsError
+from fivestep.feeding import (
+    as_model_sees,
+    balanced_weights,
+    block_size,
+    evaluation_batches,
+    evaluation_rows,
+    first_outputs,
+    make_batches,
+    objective_of,
+    picker,
+    scaled_targets,
+    target_scale,
+    targets_as_loss_wants,
+    true_targets,
+    weigher,
+)
+from fivestep.model import building, losses, models, optimizers
+from fivestep.model import metrics as scoring
+from fivestep.results import runs
+from fivestep.results.predictor import Predictor
+from fivestep.settings import Settings, record
+from fivestep.train import checkpoints, loop
+from fivestep.train import precision as precisions
+from fivestep.train.averaging import make_average
+from fivestep.train.epochs import Plan, Training
+from fivestep.train.events import EpochEnded
+from fivestep.train.stopping import Stopping
+from fivestep.watch import console
+
+if TYPE_CHECKING:
+    from fivestep.checks.findings import Finding
+
+
+@dataclass
+class Session:
+    """All parts of one fit, composed: what `prepare` made and `finish` needs."""
+
+    arguments: dict[str, Any]
+    settings: Settings
+    splits: Splits
+    built: building.Built
+    training: Training
+    plan: Plan
+    decoding: losses.Decoding
+    loss: Any
+    loss_name: str | None
+    predictor: Predictor
+    task: str | None
+    device: torch.device
+    folder: Path | None
+    encoded: dict[str, Any]
+    targets_in_unit: Callable[[str], Tensor | None]
+    evaluate_loss: Callable[[str], float | None]
+    findings: list[Finding] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    started: float = field(default_factory=clock.perf_counter)
+    weights_report: Any = None
+    can_predict: bool = True
+    checks: Any = None
+    batch_size: int = 32
+    user_metrics: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    keepers: list[checkpoints.Keeper] = field(default_factory=list)
+
+
+def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: bool = False) -> Session:
+    """Everything before the first step. `defaults` are the arguments of `fit` where nothing is said: only what differs from them is recorded."""
+    ask = arguments
+    splits = as_splits(ask["splits"])
+    seed, device = ask["seed"], choose_device(ask["device"])
+    check_arguments(ask, splits)
+    said: list[str] = list(splits.train.data.notes)
+    chosen: dict[str, Any] = {}
+
+    # model
+    facts = {"num_inputs": splits.num_inputs, "num_outputs": splits.num_outputs, "num_categories": splits.num_categories, "task": splits.task}
+    model, model_args = ask["model"], dict(ask["model_args"] or {})
+    if model == "auto":
+        model, model_defaults, sentence = models.choose(splits.task, splits.num_inputs, splits.image_shape, len(splits.train))
+        model_args = model_defaults | model_args
+        said.append(sentence)
+        chosen["model"] = model
+    if model == "cnn" and splits.image_shape is not None:
+        facts["image_shape"] = splits.image_shape
+    built = ask.get("built")  # by `resume`, from the recipe
+    if built is None:
+        built = building.build_model(model, model_args, facts={key: value for key, value in facts.items() if value is not None}, seed=seed)
+    said += list(built.said)
+    module = built.module
+    report = None
+    if ask["weights"] is not None:
+        report = building.load_weights(module, ask["weights"], strict=ask["weights_strict"])
+        said.append(str(report).splitlines()[0])
+    _, frozen_modules = building.freeze(module, ask["freeze"]) if ask["freeze"] else ([], [])
+    module.to(device)
+    dtype = next((parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()), torch.float32)
+
+    # data, encoded by what the training rows say
+    encoded = {part.name: as_model_sees(splits, part, dtype) for part in (splits.train, splits.val, splits.test) if part is not None}
+    pick = picker(ask["output"])
+    own_step = ask["compute"] is not None or ask["step"] is not None
+    try:
+        outputs = first_outputs(module, encoded["train"], device, pick, seed)
+    except SettingsError:
+        if not own_step:
+            raise
+        outputs = None  # with compute= or step= forward need not take the training rows (a GAN's takes noise)
+
+    # loss, targets, decoding
+    task = splits.task
+    spec = ask["loss"]
+    if ask["compute"] is None and ask["step"] is None and spec == "auto":
+        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else None
+        spec = losses.auto_loss(task, shape or ())
+        chosen["loss"] = spec
+    weighted = any(getattr(source, "weights", None) is not None for source in encoded.values())
+    class_weights = ask["class_weights"]
+    if isinstance(class_weights, str):
+        class_weights = balanced_weights(class_weights, spec, splits, encoded["train"], outputs).to(dtype)
+    elif class_weights is not None:
+        class_weights = torch.as_tensor(class_weights, dtype=dtype)
+    with seeds.restored(seeds.derive(seed, "loss")):  # a loss may hold a layer of its own, which starts from random weights
+        raw_loss = None if own_step else losses.make_loss(spec, class_weights=class_weights, per_example=weighted)
+    loss_module = raw_loss.to(device=device, dtype=dtype) if isinstance(raw_loss, nn.Module) else None
+    loss_name = losses.loss_name(raw_loss) if raw_loss is not None else None
+    kind = losses.LOSSES.get(loss_name or "")
+    task = task or (kind.task if kind is not None else None)
+    center, scale = target_scale(splits, ask, kind)
+    if splits.columns is not None and raw_loss is not None:
+        for part_name, source in encoded.items():
+            encoded[part_name] = scaled_targets(source, raw_loss, outputs, center, scale, dtype, getattr(splits, part_name))
+    elif raw_loss is not None:
+        encoded = {part_name: targets_as_loss_wants(source, dtype) for part_name, source in encoded.items()}
+    decoding = losses.decoding_for(
+        raw_loss, task, output_shape=tuple(outputs.shape) if isinstance(outputs, Tensor) else None, classes=splits.classes, target_center=center,
+        target_scale=scale, target_names=splits.train.data.target_names,
+    )  # fmt: skip
+    objective = objective_of(raw_loss, pick, weighted)
+    if isinstance(module, models.Ensemble):
+        objective = models.member_loss(objective)  # each member's gradient is its own
+
+    # optimizer and schedule
+    num_epochs = 100 if ask["epochs"] == "auto" else ask["epochs"]
+    batch_size = len(encoded["train"]) if ask["batch_size"] == "all" else choose_batch_size(built, splits) if ask["batch_size"] == "auto" else ask["batch_size"]
+    if ask["epochs"] == "auto":
+        chosen["epochs"] = num_epochs
+    if ask["batch_size"] == "auto":
+        chosen["batch_size"] = batch_size
+    train_batches = make_batches(splits, encoded["train"], ask, device, dtype, batch_size, seed)
+    optimizer = optimizers.make_optimizer(
+        ask["optimizer"], module, lr=None if ask["lr"] == "auto" else ask["lr"], groups=ask["groups"] or {}, loss=loss_module, device=str(device.type)
+    )
+    said += list(getattr(optimizer, "said", []))
+    chosen["optimizer"] = getattr(optimizer, "recorded", {})
+    # what is watched and kept
+    watched = ask["metrics"] if ask["metrics"] is not None or ask["monitor"] == "loss" else [ask["monitor"]]
+    epoch_scores = {} if watched is None else scoring.epoch_metrics(watched, task)  # the task's own metrics every epoch would cost 1 ms each
+    monitor = ask["monitor"]
+    if monitor != "loss" and monitor not in epoch_scores:
+        raise SettingsError(f"monitor={monitor!r} is neither 'loss' nor one of the metrics: {', '.join(epoch_scores) or 'none given'}.")
+    mode = ask["mode"] or ("min" if monitor == "loss" else scoring.direction(monitor))
+    if mode is None:
+        raise SettingsError(f"It cannot be told whether a larger {monitor!r} is better. Say mode='max' or mode='min'.")
+    schedule = optimizers.make_schedule(
+        None if ask["scheduler"] == "auto" else ask["scheduler"], optimizer, epochs=num_epochs, steps_per_epoch=train_batches.steps(0), mode=mode
+    )
+    keep = ("best" if splits.val is not None else "last") if ask["keep"] == "auto" else ask["keep"]
+    patience = ask["patience"]
+    if patience == "auto":
+        patience = (10 if splits.val is not None and ask["epochs"] == "auto" else None) if splits.val is not None else None
+        chosen["patience"] = patience
+    if keep == "best" and splits.val is None:
+        raise SettingsError("keep='best' chooses the epoch on validation rows, and there are none. Give a validation split, or keep='last'.")
+    chosen["keep"] = keep
+
+    predictor = Predictor(
+        module,
+        decoding,
+        splits.columns,
+        block_size(encoded["train"]),
+        pick,
+        loss_module if losses.outputs_from(raw_loss) is not None else None,
+        precisions.autocast(ask["precision"], device),
+        dtype,
+    )
+    weigh = weigher(raw_loss)
+    autocast = precisions.autocast(ask["precision"], device)
+    scaler = precisions.gradient_scaler(ask["precision"], device)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    keepers: list[checkpoints.Keeper] = []  # the one that hears signals, once the run has begun
+
+    def validate(part_name: str) -> Callable[[], tuple[float, dict[str, float]]]:
+        source = encoded[part_name]
+        rows = evaluation_rows(source)
+
+        def run_validation() -> tuple[float, dict[str, float]]:
+            batches = evaluation_batches(source, rows, device, dtype)
+            value, kept = loop.evaluate(
+                module,
+                objective,
+                keepers[0].polled(batches) if keepers and part_name == "val" else batches,
+                weigh=weigh,
+                compute=ask["compute"],
+                autocast=autocast,
+                keep_outputs=bool(epoch_scores),
+            )
+            if not epoch_scores:
+                return value, {}
+            gathered = loop.concatenate([map_tensors(lambda tensor: tensor.cpu(), pick(item) if pick else item) for item in kept])
+            targets = targets_in_unit(part_name)
+            return value, {
+                key: float(function(metric_inputs(predictor, gathered, task, key, ask["metrics"]), targets)) for key, function in epoch_scores.items()
+            }
+
+        return run_validation
+
+    def targets_in_unit(part_name: str) -> Tensor | None:
+        return true_targets(splits, splits.part(part_name), encoded[part_name])
+
+    def evaluate_loss(part_name: str) -> float | None:
+        """The loss on all rows of a split, with the weights that were kept; None where the user's step= has no loss of ours."""
+        if ask["step"] is not None:
+            return None
+        source = encoded[part_name]
+        batches = evaluation_batches(source, evaluation_rows(source), device, dtype)
+        return loop.evaluate(module, objective, batches, weigh=weigh, compute=ask["compute"], autocast=autocast)[0]
+
+    average = make_average(ask["average"], module if loss_module is None else nn.ModuleList([module, loss_module]))
+    training = Training(
+        module,
+        loss_module if loss_module is not None and list(loss_module.parameters()) else None,
+        optimizer,
+        schedule,
+        scaler,
+        average,
+        Stopping(patience, mode),
+    )
+    clipping = (parameters, ask["clip_norm"], ask["clip_value"]) if ask["clip_norm"] is not None or ask["clip_value"] is not None else None
+    part_size = ask["part_size"]
+    observers = list(ask["observers"])
+    can_validate = splits.val is not None and ask["step"] is None
+    plan = Plan(
+        epochs=num_epochs,
+        seed=seed,
+        batches=train_batches,
+        loss=objective,
+        monitor=monitor,
+        keep=keep if can_validate else "last",
+        compute=ask["compute"],
+        user_step=ask["step"],
+        split=None if part_size is None else partial(loop.split_batch, part_size=part_size, weigh=weigh),
+        step=loop.train_step_closure if getattr(optimizer, "needs_closure", False) else loop.train_step,
+        autocast=autocast,
+        clipping=clipping,
+        wait=device.type == "cpu",
+        validate=validate("val") if can_validate else None,
+        validate_every=ask["validate_every"],
+        watch_test=validate("test") if ask["watch_test"] and splits.test is not None and ask["step"] is None else None,
+        frozen=frozen_modules,
+        observers=observers,
+    )
+    settings = Settings(asked_settings(arguments, defaults), chosen, data_record(splits), built.recipe)
+    session = Session(
+        arguments, settings, splits, built, training, plan, decoding, raw_loss, loss_name, predictor, task, device, None, encoded, targets_in_unit, evaluate_loss,
+        said=said, can_predict=outputs is not None, weights_report=report, batch_size=batch_size, user_metrics=user_functions(ask["metrics"]), keepers=keepers,
+    )  # fmt: skip
+    if ask["checks"]:
+        session.checks = gate.Checks(session, ignore=ask["ignore"], predict_rows=ask.get("predict_rows"))
+        session.findings = session.checks.before()
+        if any(finding.severity == "error" for finding in session.findings):
+            raise FindingsError(session.findings)
+        observers.append(session.checks.see)
+    if only_check:
+        return session
+    if not ask["quiet"]:
+        observers.append(console.observer(session))
+    if "built" in ask:  # `resume` goes on in a folder that is there
+        session.folder = Path(ask["folder"])
+    elif ask["folder"] is not None:
+        session.folder = runs.create(ask["folder"], ask["name"], run_stem(splits, model))
+        runs.write(session.folder, "settings.json", settings.to_json())
+        runs.write(session.folder, "environment.json", runs.environment(device))
+    if session.folder is not None:
+        observers.append(partial(write_history, session.folder))
+    if ask["watch_test"] and splits.test is not None:
+        observers.append(partial(count_test_look, session))
+    return session
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """ "auto": CUDA where there is one, then MPS, else the CPU."""
+    if device != "auto":
+        try:
+            found = torch.device(device)
+        except RuntimeError as error:
+            raise SettingsError(f"device={device!r} is not known. Use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'.") from error
+        if found.type == "cuda" and not torch.cuda.is_available():
+            raise SettingsError("device='cuda' was asked for, and torch sees no CUDA device here. Use device='auto' or 'cpu'.")
+        return found
+    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def check_arguments(ask: dict[str, Any], splits: Splits) -> None:
+    """Refuse what means nothing, each with the way on, before anything is built."""
+    for key in ("epochs", "batch_size", "part_size", "validate_every"):
+        value = ask[key]
+        if value is not None and not isinstance(value, str) and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise SettingsError(f"{key}={value!r}: it must be a whole number of at least 1.")
+    if isinstance(ask["seed"], bool) or not isinstance(ask["seed"], int):
+        raise SettingsError(f"seed={ask['seed']!r}: a seed is a whole number.")
+    if isinstance(ask["batch_size"], str) and ask["batch_size"] not in ("auto", "all"):
+        raise SettingsError(f'batch_size={ask["batch_size"]!r} is not known. Use a number, "all" (the whole training split in each step) or "auto".')
+    if isinstance(ask["epochs"], str) and ask["epochs"] != "auto":
+        raise SettingsError(f'epochs={ask["epochs"]!r} is not known. Use a number or "auto".')
+    if ask["keep"] not in ("auto", "best", "last"):
+        raise SettingsError(f'keep={ask["keep"]!r} is not known. Use "best", "last" or "auto".')
+    if ask["mode"] not in (None, "min", "max"):
+        raise SettingsError(f'mode={ask["mode"]!r} is not known. Use "min" or "max".')
+    if isinstance(ask["lr"], str) and ask["lr"] != "auto":
+        raise SettingsError(f'lr={ask["lr"]!r}: give a number or "auto". The learning-rate test ("find") is not built yet.')
+    if isinstance(ask["lr"], (int, float)) and not isinstance(ask["lr"], bool) and not 0 <= ask["lr"] < float("inf"):
+        raise SettingsError(f"lr={ask['lr']!r}: a learning rate is a finite number of at least 0.")
+    checkpoints.read_rhythm(ask["checkpoint"])
+    kept = ask["keep_checkpoints"]
+    if isinstance(kept, bool) or not isinstance(kept, int) or kept < 2:
+        raise SettingsError(f"keep_checkpoints={kept!r}: at least 2 are kept, so that a damaged newest one leaves another.")
+    if ask["on_checkpoint_error"] not in ("stop", "retry"):
+        raise SettingsError(f'on_checkpoint_error={ask["on_checkpoint_error"]!r} is not known. Use "stop" or "retry".')
+    if ask["compile"] is not None:
+        raise SettingsError(f"compile={ask['compile']!r}: compiled training is not built yet. Leave compile=None.")
+    if ask["step"] is not None:
+        for key in ("part_size", "compute", "clip_norm", "clip_value"):
+            if ask[key] is not None:
+                raise SettingsError(f"{key}= does not go with step=: your own function makes the five steps, so it must do this itself.")
+    if ask["compute"] is not None and ask["loss"] != "auto":
+        raise SettingsError("compute= replaces forward and loss; leave loss= out, or use the loss inside compute.")
+
+
+def asked_settings(arguments: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that differ from fit's defaults, as JSON can hold them."""
+    skip = ("model", "splits", "observers", "quiet")
+    return {
+        key: record(value) for key, value in arguments.items() if key in defaults and key not in skip and value is not defaults[key] and value != defaults[key]
+    }
+
+
+def data_record(splits: Splits) -> dict[str, Any]:
+    data = splits.train.data
+    sizes = {part.name: len(part) for part in (splits.train, splits.val, splits.test) if part is not None}
+    kept = record({"kind": data.kind, "source": data.origin, "rows": len(data), "options": data.options, "split_options": splits.options, "sizes": sizes})
+    return kept | {"fingerprint": splits.fingerprint, "task": splits.task, "classes": record(list(splits.classes)) if splits.classes else None}
+
+
+def run_stem(splits: Splits, model: Any) -> str:
+    """What the run's folder is called before its number: the file's name, else the model's."""
+    data = splits.train.data
+    if data.kind in ("table", "images") and Path(data.origin).suffix:
+        return Path(data.origin).stem
+    return (model if isinstance(model, str) else getattr(model, "__name__", type(model).__name__)).lower()
+
+
+def choose_batch_size(built: building.Built, splits: Splits) -> int:
+    """32 for a user's module (INTERFACE); for built-in ones 32 to 256 by rows: a table of thousands of rows trains in seconds and no worse."""
+    if built.recipe.get("kind") != "built-in":
+        return 32
+    rows = len(splits.train)
+    return 32 if rows < 2_000 else 64 if rows < 10_000 else 128 if rows < 50_000 else 256
+
+
+def user_functions(metrics: Any) -> dict[str, Callable[..., Any]]:
+    """The metrics that are functions of the user's own, by name."""
+    if isinstance(metrics, dict):
+        return {name: function for name, function in metrics.items() if callable(function)}
+    given = metrics if isinstance(metrics, (list, tuple)) else [metrics]
+    return {getattr(function, "__name__", f"metric {position}"): function for position, function in enumerate(given) if callable(function)}
+
+
+def metric_inputs(predictor: Predictor, outputs: Any, task: str | None, name: str, given: Any) -> Any:
+    """What a metric gets: a user's function the raw outputs, a named one probabilities or values in the target's unit."""
+    if name in user_functions(given):
+        return outputs
+    outputs = predictor.after_head(outputs)
+    return predictor.decoding.probabilities(outputs) if task in ("binary", "multiclass", "multilabel") else predictor.decoding.values(outputs)
+
+
+# -- observers that write ----------------------------------------------------------------------------------------------------------------------------------------
+
+
+def write_history(folder: Path, event: Any) -> None:
+    if isinstance(event, EpochEnded):
+        runs.append_history(folder, event.as_row())
+
+
+def count_test_look(session: Session, event: Any) -> None:
+    """watch_test: each look at the test split counts, as any other does."""
+    if isinstance(event, EpochEnded) and event.test_loss is not None:
+        runs.count_look(session.folder, session.splits.fingerprint, "test")

@@ -22,6 +22,7 @@ PLACES = {
     "fivestep": 2,  # __init__: the public names; an app may use them as anybody does, what is below may not
     "fivestep.apps": 2,
     "fivestep.experiments": 3,
+    "fivestep.estimators": 3,
     "fivestep.workflow": 4,
     "fivestep.resuming": 4,
     "fivestep.preparing": 4,
@@ -58,7 +59,7 @@ TRAIN_MAY_USE = {"fivestep.data.batches", "fivestep.model.losses", "fivestep.mod
 
 # Each of these costs 0.1 s to 1 s to import, or is optional: it stands inside the function that needs it.
 ONLY_INSIDE_FUNCTIONS = {
-    "matplotlib", "onnx", "onnxruntime", "onnxscript", "optuna", "pandas", "PIL", "polars", "pyarrow", "scipy", "sklearn", "tensorboard", "torchmetrics",
+    "matplotlib", "IPython", "mlflow", "onnx", "onnxruntime", "onnxscript", "optuna", "pandas", "PIL", "polars", "pyarrow", "scipy", "sklearn", "tensorboard", "torchmetrics",
 }  # fmt: skip
 
 

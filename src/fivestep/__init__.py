@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from fivestep.errors import StorageError as StorageError
     from fivestep.errors import TrainingError as TrainingError
     from fivestep.errors import UsageError as UsageError
+    from fivestep.estimators import FivestepClassifier as FivestepClassifier
+    from fivestep.estimators import FivestepRegressor as FivestepRegressor
     from fivestep.model.scores import Scores as Scores
     from fivestep.results.run import Model as Model
     from fivestep.results.run import Run as Run
@@ -56,6 +58,9 @@ _HOME = {
     "Scores": "fivestep.model.scores",
     "load": "fivestep.workflow",
     "verify": "fivestep.workflow",
+    # improve
+    "FivestepClassifier": "fivestep.estimators",
+    "FivestepRegressor": "fivestep.estimators",
     # findings and errors
     "Finding": "fivestep.checks.findings",
     "FivestepError": "fivestep.errors",

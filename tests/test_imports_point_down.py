@@ -37,6 +37,7 @@ PLACES = {
     "fivestep.settings": 8,
     "fivestep.files": 8,
     "fivestep.figures": 8,
+    "fivestep.displays": 8,  # HTML for notebooks
     "fivestep.tensors": 8,  # a state_dict as bytes; uses files
     "fivestep.datasets": 8,
     "fivestep.errors": 9,

@@ -47,7 +47,7 @@ from fivestep.train.averaging import make_average
 from fivestep.train.epochs import Plan, Training
 from fivestep.train.events import EpochEnded
 from fivestep.train.stopping import Stopping
-from fivestep.watch import console
+from fivestep.watch import console, notebook
 
 if TYPE_CHECKING:
     from fivestep.checks.findings import Finding
@@ -300,7 +300,7 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     if only_check:
         return session
     if not ask["quiet"]:
-        observers.append(console.observer(session))
+        observers.append((notebook if notebook.running() else console).observer(session))
     if "built" in ask:  # `resume` goes on in a folder that is there
         session.folder = Path(ask["folder"])
     elif ask["folder"] is not None:

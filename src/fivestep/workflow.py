@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from fivestep import files, seeds
+from fivestep.checks.findings import Findings
 from fivestep.errors import FindingsError, NonFiniteError, UsageError
 from fivestep.model import building, models
 from fivestep.preparing import Session, prepare
@@ -185,8 +186,8 @@ def check(model: Any, splits: Any, *, predict_rows: Any = None, **fit_settings: 
         try:
             session = prepare(arguments, allowed, only_check=True)
         except FindingsError as stopped:
-            return stopped.findings
-        return session.findings
+            return Findings(stopped.findings)
+        return Findings(session.findings)
 
 
 def explain_non_finite(session: Session, error: NonFiniteError) -> None:
@@ -210,7 +211,7 @@ def finish(session: Session, keeper: Any = None, *, save: bool = True) -> Run:
         splits=splits,
         history=session.training.history,
         settings=session.settings,
-        findings=session.findings,
+        findings=Findings(session.findings),
         folder=session.folder,
         task=session.task,
         metrics=ask["metrics"],

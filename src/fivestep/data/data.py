@@ -140,9 +140,16 @@ class Data:
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:
-        import html
+        from fivestep import displays
 
-        return f"<pre>{html.escape(repr(self))}</pre>"
+        if self.kind == "table":
+            body = self.typed.describe()._repr_html_()
+        elif hasattr(self.source, "inputs"):
+            named = [*(("inputs", tensor) for tensor in tensors_of(self.source.inputs)), *(("targets", tensor) for tensor in self.source.targets)]
+            body = displays.table([(role, str(tensor.dtype)[6:], str(tuple(tensor.shape))) for role, tensor in named], ("", "type", "shape"))
+        else:
+            body = ""
+        return f"<div><b>{displays.text(repr(self).splitlines()[0])}</b>{body}{displays.lines(self.notes)}</div>"
 
     # -- splitting ----------------------------------------------------------------------------------------------------------------------------------------
 
@@ -376,9 +383,13 @@ class Splits:
         return text
 
     def _repr_html_(self) -> str:
-        import html
+        from fivestep import displays
 
-        return f"<pre>{html.escape(repr(self))}</pre>"
+        parts = [part for part in (self.train, self.val, self.test) if part is not None]
+        total = sum(len(part) for part in parts)
+        rows = [(part.name, len(part), f"{len(part) / total:.1%}", part.data.origin) for part in parts]
+        facts = repr(self).partition("; ")[2]
+        return f"<div>{displays.table(rows, ('split', 'rows', 'share', 'from'), caption=facts)}</div>"
 
     def plot(self) -> Any:
         """A matplotlib figure: rows for each split, and how the target is spread in each."""

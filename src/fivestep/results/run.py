@@ -240,6 +240,11 @@ class Model:
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         return f"Model: {type(self.model).__name__} with {parameters:,} parameters, task {self._predictor.decoding.task}"
 
+    def _repr_html_(self) -> str:
+        from fivestep import displays
+
+        return f"<div><b>{displays.text(repr(self))}</b></div>"
+
 
 class Run(Model):
     """A finished training: `.model`, `.history`, `.findings`, `.settings`, `.folder`; `evaluate`, `predict`, `plot`, `save`."""
@@ -377,9 +382,24 @@ class Run(Model):
         return text + (f"\n  folder {self.folder}" if self.folder else "")
 
     def _repr_html_(self) -> str:
-        import html
+        from fivestep import displays
+        from fivestep.checks.findings import Findings
 
-        return f"<pre>{html.escape(repr(self))}</pre>"
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        facts: list[tuple[str, Any]] = [("model", f"{type(self.model).__name__}, {parameters:,} parameters"), ("epochs", len(self.history))]
+        best = self.best
+        if best is not None:
+            facts += [("kept epoch", best["epoch"])]
+            facts += [
+                (key.replace("_loss", " loss").replace("val ", "validation ").replace("train ", "training "), best[key])
+                for key in ("train_loss", "val_loss")
+                if key in best
+            ]
+        if self.folder is not None:
+            facts.append(("folder", self.folder))
+        loud = Findings(finding for finding in self.findings if finding.severity != "note")
+        picture = displays.curves(self.history, best=best["epoch"] if best is not None else None)
+        return f"<div>{displays.table(facts, caption='Run')}{picture}{loud._repr_html_() if loud else ''}</div>"
 
 
 def group_codes(values: Any) -> Any:

@@ -16,6 +16,7 @@ from fivestep._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from fivestep import datasets as datasets
+    from fivestep import watch as watch
     from fivestep.checks.findings import Finding as Finding
     from fivestep.data.data import Data as Data
     from fivestep.data.data import Splits as Splits
@@ -52,6 +53,7 @@ _HOME = {
     "fit": "fivestep.workflow",
     "check": "fivestep.workflow",
     "resume": "fivestep.workflow",
+    "watch": "fivestep.watch",  # a module: observers
     # use
     "Run": "fivestep.results.run",
     "Model": "fivestep.results.run",

@@ -285,6 +285,7 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
         watch_test=validate("test") if ask["watch_test"] and splits.test is not None and ask["step"] is None else None,
         frozen=frozen_modules,
         observers=observers,
+        facts={"model": built.recipe.get("name") or type(module).__name__} | asked_settings(arguments, defaults) | chosen,
     )
     settings = Settings(asked_settings(arguments, defaults), chosen, data_record(splits), built.recipe)
     session = Session(

@@ -1,0 +1,5 @@
+"""Observers: functions of one event that see a run and touch nothing. `fs.fit(..., observers=[f])` calls `f(event)` when a run starts, after each epoch and at the
+end; `tensorboard(folder)` and `mlflow(experiment)` return such a function."""
+
+from fivestep.watch.trackers import mlflow as mlflow
+from fivestep.watch.trackers import tensorboard as tensorboard

@@ -69,11 +69,16 @@ def run_python(code: str, where: str, line: int, names: dict[str, object]) -> No
 def run_shell(code: str, where: str, line: int) -> str:
     """The commands of a block, stopping at the first that fails; `fivestep` is this checkout's."""
     import os
-    import shlex
+    import tempfile
 
     kept = "\n".join(row for row in code.splitlines() if not row.startswith(ALREADY_DONE))
-    command = f"set -eo pipefail\nfivestep() {{ {shlex.quote(sys.executable)} -m fivestep \"$@\"; }}\n{kept}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=300, env={**os.environ, "COLUMNS": "120"})
+    with tempfile.TemporaryDirectory() as programs:
+        for name, command in {"fivestep": "-m fivestep", "python": ""}.items():
+            program = Path(programs) / name
+            program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {command} "$@"\n')
+            program.chmod(0o755)
+        environment = {**os.environ, "COLUMNS": "120", "PATH": f"{programs}:{os.environ['PATH']}"}
+        done = subprocess.run(["bash", "-eo", "pipefail", "-c", kept], capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, f"{where} line {line}: {done.stderr[-2000:]}"
     return done.stdout
 

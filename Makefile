@@ -41,8 +41,10 @@ bench: $(VENV)/.installed-test  ## every benchmark, with the machine and the spr
 bench-quick: $(VENV)/.installed-test  ## the same in a few minutes, with wider spreads
 	@$(PY) bench/run.py --quick
 
-docs: $(VENV)/.installed  ## write the tables in docs/ that come from the code
+docs: $(VENV)/.installed-docs  ## write the tables in docs/ that come from the code, and build the pages into site/ (offline, strict)
 	@$(PY) docs/write_tables.py
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "The pages: site/index.html"
 
 clean:  ## remove what make and the tools made; runs/ is yours and stays
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist site
@@ -64,6 +66,11 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 $(VENV)/.installed-test: $(VENV)/.installed
 	@echo "Installing what the tests use"
 	@$(PIP) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	@echo "Installing what builds the pages"
+	@$(PIP) --editable '.[docs]'
 	@touch $@
 
 $(VENV)/.installed-check: $(VENV)/.installed

@@ -106,8 +106,9 @@ def test_the_code_on_a_page_runs_and_prints_what_the_page_says(document: Path, c
             printed = capsys.readouterr().out
         elif language == "sh":
             printed = run_shell(code, str(document), line)
-        elif language == "text" and "example" not in info:
-            assert not said(printed, code), f"{document} line {line}, printed was:\n{printed}"
+        elif language == "text" and (title is None or title[1] == "for example"):
+            masked = (lambda text: re.sub(r"-?\d[\d,.]*", "#", text)) if title else str  # the numbers are an example: another processor may round otherwise
+            assert not said(masked(printed), masked(code)), f"{document} line {line}, printed was:\n{printed}"
         else:
             assert language in ("text", "toml", "json"), f"{document} line {line}: a block of {language or 'no language'} is neither run nor compared"
 
@@ -132,7 +133,6 @@ def test_every_public_name_stands_once_in_the_reference() -> None:
 
 
 def test_the_pages_build_offline_and_strict_with_nothing_fetched(tmp_path: Path) -> None:
-    pytest.importorskip("material", reason="pip install 'fivestep[docs]'")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=300
     )

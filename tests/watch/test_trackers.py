@@ -54,14 +54,20 @@ def test_tensorboard_reads_back_the_history_and_the_settings(tmp_path: Path) -> 
     assert "`optimizer.arguments.momentum`: 0.5" in texts and "kept epoch" in texts
 
 
-def test_a_resumed_run_goes_on_in_the_same_tensorboard_folder(tmp_path: Path) -> None:
-    fitted(fs.watch.tensorboard(tmp_path / "logs"), folder=tmp_path / "runs", name="a", epochs=3)
+def test_epochs_that_a_resumed_run_trains_again_stand_in_tensorboard_once(tmp_path: Path) -> None:
+    def killed(event: Any) -> None:
+        if getattr(event, "epoch", 0) == 3:
+            raise MemoryError("the machine is gone")
+
     x = torch.linspace(0, 1, 100)[:, None]
     splits = fs.Data.arrays(x, 3 * x + 1).split()
-    run = fs.resume(tmp_path / "runs" / "a", epochs=6, splits=splits, observers=[fs.watch.tensorboard(tmp_path / "logs")], quiet=True)
-    points, _ = points_of_tensorboard(tmp_path / "logs")
-    assert [step for step, _ in points["loss/train"]] == [1, 2, 3, 4, 5, 6]
-    assert points["loss/train"] == expected(run.history)["loss/train"]
+    logs, runs = tmp_path / "logs", tmp_path / "runs"
+    with pytest.raises(MemoryError):  # the newest checkpoint is the start, and three epochs are in the log
+        fs.fit("linear", splits, lr=0.01, epochs=5, checkpoint=1000, folder=runs, name="a", quiet=True, observers=[fs.watch.tensorboard(logs), killed])
+    run = fs.resume(runs / "a", splits=splits, observers=[fs.watch.tensorboard(logs)], quiet=True)
+    points, _ = points_of_tensorboard(logs)
+    assert points["loss/train"] == [(row["epoch"], pytest.approx(row["train_loss"])) for row in run.history]
+    assert len(run.history) == 5
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def tensorboard(folder: str | Path) -> Observer:
     def see(event: Any) -> None:
         nonlocal writer
         if isinstance(event, RunStarted):
-            writer = SummaryWriter(str(folder), purge_step=event.start_epoch + 1 if event.start_epoch else None)
+            writer = SummaryWriter(str(folder), purge_step=event.start_epoch + 1)  # what a killed run wrote after its checkpoint
             writer.add_text("settings", "\n".join(f"- `{name}`: {value}" for name, value in flat(event.facts).items()), event.start_epoch)
         elif isinstance(event, EpochEnded):
             for name, value in scalars(event).items():

@@ -26,7 +26,11 @@ def shared_rows(probe: Probe, first: str, second: str) -> tuple[float, int] | No
         if common.any():
             return float(common.mean()), int(common.sum())
     rows, reference = probe.flat(first), probe.flat(second)
-    if rows is None or reference is None or rows.shape[1] != reference.shape[1] or len(rows) == 0 or not is_continuous(reference):
+    if rows is None or reference is None or rows.shape[1] != reference.shape[1] or len(rows) == 0:
+        return None
+    train = probe.flat("train")
+    # Judged on the training rows, whatever is compared: a column of forty values looks continuous in a split of eighty rows.
+    if train is None or train.shape[1] != rows.shape[1] or not is_continuous(train):
         return None
     if len(reference) < len(other):  # a copy can stand anywhere: all rows of one side, a part of the other
         reference = probe.whole_flat(second)
@@ -437,10 +441,10 @@ def rule_s13(subject: Subject, probe: Probe) -> Finding | None:
         count = min(16, distance.shape[1] - 1)
         near = numpy.sort(numpy.partition(distance, count, axis=1)[:, : count + 1], axis=1)
         middle = numpy.median(distance, axis=1)
-        close = near[:, 0] < 0.15 * middle
+        close = near[:, 0] < 0.3 * middle
         # Points of a dense cloud have neighbours at growing distances; copies have some at the jitter's and the next far away.
         gap = (near[:, 1:] / near[:, :-1]).max(1)
-        share = float((close & (gap > 3)).mean())
+        share = float((close & (gap > numpy.where(near[:, 0] < 0.15 * middle, 3, 2.5))).mean())
         if share > 0.5 and not (shared_rows(probe, name, "train") or (0.0, 0))[0] > 0.05:
             return Finding(
                 "S13", "warning", f"{share:.0%} of the {name} rows have a training row at {float(numpy.median(near[:, 0] / middle)):.1%} of the usual distance, and the next ones are far off.",

@@ -198,8 +198,9 @@ def rule_d05(after: Trained) -> Finding | None:
         return None
     wide = inputs.dim() != 2 or inputs.shape[1] > 64
     course = [epoch.train_loss for epoch in after.watch.epochs]
-    # There it takes eight epochs in which training rows are learnt (by heart) and validation rows are not.
-    if wide and (len(values) < 8 or course[-1] > train - 0.05 * abs(train)):
+    # There it takes eight epochs and a hundred steps in which training rows are learnt (by heart) and validation rows are not, or nothing is gained at all.
+    by_heart = course[-1] < train - 0.05 * abs(train)
+    if wide and (len(values) < 8 or len(after.watch.losses) < 100 or not (by_heart or min(values) > constant - 0.005 * abs(constant))):
         return None
     return Finding(
         "D05", "warning", f"{suspected[0].what} And validation never beat the best constant ({min(values):.4g} beside {constant:.4g}).", {**suspected[0].evidence, "best": min(values), "constant": constant},

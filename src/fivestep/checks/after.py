@@ -133,6 +133,11 @@ def rule_t03(after: Trained) -> Finding | None:
         return [dead_share(call.result.detach()) for call in made.calls if is_relu(call) and isinstance(call.result, Tensor) and call.result.dim() >= 2]
 
     for number, (first, last) in enumerate(zip(shares(after.start), shares(after.model))):
+        if 0.9 >= last > 0.5 and last > 2 * first:  # a sparse code may be meant, and half of the units still work
+            return Finding(
+                "T03", "note", f"In ReLU number {number + 1} {last:.0%} of the units are zero for every row now; at the start {first:.0%} were.", {"relu": number + 1, "start": first, "end": last},
+                "The model shrinks as it trains.", "A smaller rate, or LeakyReLU.",
+            )  # fmt: skip
         if last > 0.9 >= first:
             return Finding(
                 "T03", "warning", f"In ReLU number {number + 1} {last:.0%} of the units are zero for every row now; at the start {first:.0%} were.", {"relu": number + 1, "start": first, "end": last},
@@ -176,6 +181,7 @@ def rule_t04(after: Trained) -> Finding | None:
     tail = max(1, len(course) // 5)
     falling = len(course) > 2 and course[0] - course[-1] > 0.2 * abs(course[0]) and course[-tail - 1] - course[-1] > 0.1 * (course[0] - course[-1])
     held = [epoch.val_loss for epoch in after.watch.epochs if epoch.val_loss is not None]
+    falling = falling or (1 < len(held) < 5 and held[-1] == min(held) and course[-1] == min(course))  # too short to tell stuck from slow
     falling = falling or (len(held) > 2 and held[-1] == min(held) and held[-2] - held[-1] > 0.04 * abs(held[-1]))
     seen = seen and not falling  # on its way and out of time: T06 says so
     return Finding(

@@ -392,6 +392,8 @@ def rule_d09(subject: Subject, probe: Probe) -> Finding | None:
     pairs = probe.aligned("train")
     if pairs is None or len(pairs[0]) < 20 or not is_continuous(pairs[0]):
         return None
+    if subject.table is not None and all(column.is_integer or column.kind == "category" for column in probe.columns if column.used):
+        return None  # minutes, months and codes repeat by nature
     flat, labels = pairs[0][:20_000], pairs[1][:20_000]
     _, group = numpy.unique(row_keys(flat), return_inverse=True)
     sizes = numpy.bincount(group)

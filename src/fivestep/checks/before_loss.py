@@ -406,10 +406,16 @@ def rule_l12(subject: Subject, probe: Probe) -> Finding | None:
     values = target.to(output.dtype)
     spread = max(float(values.std()), 1e-6)
     made = torch.randn(output.shape, generator=torch.Generator().manual_seed(6)).to(output) * spread
-    moved, shifted = value_of(probe, made[permutation(len(made))], (target,)), value_of(probe, made + 0.7 * spread, (target,))
-    plain = value_of(probe, made, (target,))
-    # A loss of means, sums or sorted values compares two crowds; it moves when all outputs are shifted, and not when rows change places.
-    if len(made) >= 8 and math.isfinite(plain) and abs(plain - moved) <= 1e-5 * abs(plain) and abs(plain - shifted) > 1e-3 * abs(plain):
+    plain, shifted = value_of(probe, made, (target,)), value_of(probe, made + 0.7 * spread, (target,))
+
+    def blind(size: float) -> bool:
+        """Whether outputs of this size cost the same when rows change places, and not when all are shifted."""
+        values = made / spread * size
+        at, moved, away = (value_of(probe, tried, (target,)) for tried in (values, values[permutation(len(values))], values + 0.7 * size))
+        return math.isfinite(at) and abs(at - moved) <= 1e-5 * abs(at) and abs(at - away) > 1e-3 * abs(at)
+
+    # A loss of means, sums or sorted values compares two crowds. Asked at three sizes: far from the targets' own size their order drowns in rounding.
+    if len(made) >= 8 and all(blind(size) for size in {spread, 1.0, max(float(output.detach().std()), 1e-3)}):
         return Finding(
             "L12", "warning", f"The loss is {plain:.4g} whichever row's output stands beside whichever row's target.", {"loss": plain},
             "It compares the outputs' mean with the targets' mean: no row learns its own target.", "Square (or take the absolute value) row by row, then the mean.",

@@ -740,7 +740,8 @@ def rule_m31(subject: Subject, probe: Probe) -> Finding | None:
     """A convolutional classifier that cannot learn eight training rows by heart in 200 steps, dropout off."""
     classes = probe.classes_of_rows
     calls = [call for call in probe.training.calls if call.name.startswith("conv")]
-    if classes is None or not calls or not probe.has_time(0.55) or not probe.has_loss or probe.loss_family not in ("classes", "binary"):
+    frozen = any(isinstance(module, nn.modules.conv._ConvNd) and not any(p.requires_grad for p in module.parameters()) for module in subject.model.modules())
+    if frozen or classes is None or not calls or not probe.has_time(0.55) or not probe.has_loss or probe.loss_family not in ("classes", "binary"):
         return None
     labels = classes["train"]
     picked: list[int] = []

@@ -154,6 +154,17 @@ def rule_o09(subject: Subject, probe: Probe) -> Finding | None:
     planned = numpy.asarray(list(subject.schedule(min(subject.num_steps, 50_000))), dtype=float)
     if len(planned) < 5 or planned.max() <= 0:
         return None
+    asked = (
+        max((float(group.get("max_lr", 0) or group.get("initial_lr", 0) or 0) for group in subject.optimizer.param_groups), default=0.0)
+        if subject.optimizer
+        else 0.0
+    )
+    # A warm-up ends at its top: rates that still rise at the last step and have not reached half of what was asked never will.
+    if subject.num_steps <= 50_000 and planned[-1] == planned.max() and planned[-1] > planned[0] and planned.max() < 0.5 * asked:
+        return Finding(
+            "O16", "warning", f"The rate rises until the last of {subject.num_steps} steps and gets to {planned.max():.3g}; {asked:g} was asked for.", {"largest": planned.max(), "asked": asked, "steps": subject.num_steps},
+            "The warm-up is longer than the run: all of it is trained at a fraction of the rate.", f"Count its length in this run's steps ({subject.num_steps}).",
+        )  # fmt: skip
     share = float((planned > 1e-3 * planned.max()).mean())
     turns = swings(planned)
     # A cosine whose T_max counts epochs goes down and up again every 2 * T_max steps; warm restarts jump up, a cyclic schedule begins low.

@@ -114,7 +114,8 @@ class Checks:
     def see(self, event: Any) -> None:
         if isinstance(event, EpochEnded) and self.watch is not None:
             self.watch.steps_ended(event.losses)
-            self.watch.epoch_ended(event.epoch, event.train_loss, event.val_loss, event.lr[0], event.metrics)
+            self.watch.model_seen(self.session.training.model, event.epoch)
+            self.watch.epoch_ended(event.epoch - 1, event.train_loss, event.val_loss, event.lr[0], event.metrics)
 
     def after(self) -> list[Finding]:
         """Findings on the history and on the trained model."""

@@ -66,5 +66,4 @@ def how_columns_are_encoded(splits: Any) -> str:
     """One sentence on where a table's input numbers come from, for a model that does not take as many; empty for arrays."""
     if splits.columns is None:
         return ""
-    lines = [f"{line.name}: {line.how}" for line in splits.columns.describe()]
-    return f" The table gives {splits.num_inputs} numbers a row ({'; '.join(lines[:12])}). A class as the model gets num_inputs filled in."
+    return f" The table gives {splits.num_inputs} numbers a row; a class as the model gets num_inputs filled in. Its columns:\n{splits.columns.describe()}"

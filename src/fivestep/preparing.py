@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fivestep import seeds
-from fivestep.checks import gate
+from fivestep.checks import gate, refusals
 from fivestep.data.batches import map_tensors
 from fivestep.data.data import Splits, as_splits
 from fivestep.errors import FindingsError, SettingsError
@@ -110,7 +110,12 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     module = built.module
     report = None
     if ask["weights"] is not None:
-        report = building.load_weights(module, ask["weights"], strict=ask["weights_strict"])
+        try:
+            report = building.load_weights(module, ask["weights"], strict=ask["weights_strict"])
+        except SettingsError as refusal:
+            if ask["weights_strict"] or not ask["checks"]:
+                raise
+            raise FindingsError([refusals.no_weight_fits(refusal)]) from refusal
         said.append(str(report).splitlines()[0])
     _, frozen_modules = building.freeze(module, ask["freeze"]) if ask["freeze"] else ([], [])
     module.to(device)
@@ -122,8 +127,13 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     own_step = ask["compute"] is not None or ask["step"] is not None
     try:
         outputs = first_outputs(module, encoded["train"], device, pick, seed)
-    except SettingsError:
+    except SettingsError as refusal:
         if not own_step:
+            why = refusals.rows_do_not_fit(splits, module, refusal) if ask["checks"] else None
+            if why is not None and why.code not in ask["ignore"]:
+                raise FindingsError([why]) from refusal
+            if splits.columns is not None:
+                raise SettingsError(f"{refusal}{refusals.how_columns_are_encoded(splits)}") from refusal
             raise
         outputs = None  # with compute= or step= forward need not take the training rows (a GAN's takes noise)
 
@@ -145,7 +155,7 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     loss_module = raw_loss.to(device=device, dtype=dtype) if isinstance(raw_loss, nn.Module) else None
     loss_name = losses.loss_name(raw_loss) if raw_loss is not None else None
     kind = losses.LOSSES.get(loss_name or "")
-    task = task or (kind.task if kind is not None else None)
+    task = task_of_outputs(task or (kind.task if kind is not None else None), outputs, loss_name)
     center, scale = target_scale(splits, ask, kind)
     if splits.columns is not None and raw_loss is not None:
         for part_name, source in encoded.items():
@@ -168,6 +178,9 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     if ask["batch_size"] == "auto":
         chosen["batch_size"] = batch_size
     train_batches = make_batches(splits, encoded["train"], ask, device, dtype, batch_size, seed)
+    still = refusals.nothing_to_train(module, loss_module) if ask["checks"] and not callable(ask["optimizer"]) else None
+    if still is not None and still.code not in ask["ignore"]:
+        raise FindingsError([still])
     optimizer = optimizers.make_optimizer(
         ask["optimizer"], module, lr=None if ask["lr"] == "auto" else ask["lr"], groups=ask["groups"] or {}, loss=loss_module, device=str(device.type)
     )
@@ -315,6 +328,17 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     return session
 
 
+def task_of_outputs(task: str | None, outputs: Any, loss_name: str | None) -> str | None:
+    """The task that labels tell, mended by the outputs: three logits and labels 0 and 1 are several classes, one number for many labels is a regression."""
+    if not isinstance(outputs, Tensor) or outputs.dim() != 2:
+        return task
+    if task == "binary" and outputs.shape[1] > 2:
+        return "multiclass"
+    if task == "multiclass" and outputs.shape[1] == 1 and loss_name is None:
+        return "regression"
+    return task
+
+
 def choose_device(device: str | torch.device) -> torch.device:
     """ "auto": CUDA where there is one, then MPS, else the CPU."""
     if device != "auto":
@@ -404,9 +428,9 @@ def user_functions(metrics: Any) -> dict[str, Callable[..., Any]]:
 
 
 def metric_inputs(predictor: Predictor, outputs: Any, task: str | None, name: str, given: Any) -> Any:
-    """What a metric gets: a user's function the raw outputs, a named one probabilities or values in the target's unit."""
+    """What a metric gets: a user's function the raw outputs (in the target's unit where it was scaled), a named one probabilities or values in the target's unit."""
     if name in user_functions(given):
-        return outputs
+        return predictor.outputs_in_unit(outputs)
     outputs = predictor.after_head(outputs)
     return predictor.decoding.probabilities(outputs) if task in ("binary", "multiclass", "multilabel") else predictor.decoding.values(outputs)
 

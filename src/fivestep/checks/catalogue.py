@@ -146,13 +146,17 @@ ENTRIES = (
     Rule("O13", "maximize=True", "data", "error", "The loss is made as large as it can.", "SGD(maximize=True)", "SGD()"),
     Rule("O14", "A group with rate 0", "data", "warning", "Its weights never move.", "{'params': body, 'lr': 0.}", "freeze=['body.*'] if it is meant"),
     Rule("O15", "A parameter in two groups", "never", "error", "torch refuses it.", "-", "-"),
+    Rule("O16", "The rate is never reached", "data", "warning", "A warm-up longer than the run: the largest rate that is ever used is a fraction of the one asked for.", "OneCycleLR(total_steps=100_000) in a run of 500 steps", "OneCycleLR(total_steps=500)"),
     # dynamics
     Rule("T01", "Exploding gradients", "probe", "warning", "A norm over 10,000 at the first step, or a thousand times the running median.", "-", "clip_norm=1, scaled inputs and targets"),
+    Rule("T02", "A layer stops learning", "during", "warning", "Its gradient was like the others' at the start and is under a millionth of theirs later: units died or saturated on the way.", "nn.Sigmoid() between, lr=1", "nn.GELU(), lr=1e-3, a norm layer"),
     Rule("T03", "ReLUs died during training", "after", "warning", "A layer that fired at the start is over 90 % dead at the end.", "lr=1", "lr=1e-3"),
     Rule("T04", "Not better than the best constant", "after", "warning", "Neighbours or single columns see a relation that the trained model does not: its loss is that of a constant.", "-", "-"),
     Rule("T05", "Overfitting", "during", "warning", "Validation loss has risen by half above its least, training loss still falls, and the last epoch is kept.", "keep='last', 200 epochs", "keep='best', patience=10"),
     Rule("T06", "Stopped too early", "during", "note", "The last fifth of the epochs still brought over a tenth of the gain.", "-", "more epochs"),
     Rule("T07", "Loss spikes", "during", "warning", "Batches cost over ten times the running median, and more than at the start, again and again.", "-", "look at these rows; clip_norm=1"),
+    Rule("T08", "Weights move too far or not at all", "during", "note", "An epoch that moves all weights by their own size never settles; one that moves them by a millionth learns nothing.", "SGD(lr=1) without a schedule", "a schedule that falls"),
+    Rule("T09", "Every step is clipped", "during", "note", "The gradient has the clip's length whenever it is looked at: the step's length is rate times clip, whatever the loss says.", "clip_norm=1e-2", "clip_norm=1"),
     Rule("T10", "Saturated tanh or sigmoid", "probe", "warning", "Values at the ends have no slope: layers before do not learn.", "tanh(500 * x)", "scaled inputs"),
     # evaluation
     Rule("E01", "Accuracy on imbalanced classes", "after", "warning", "97 % by never predicting the rare class.", "metrics=['accuracy']", "balanced accuracy, F1, AUROC"),

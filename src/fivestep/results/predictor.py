@@ -76,6 +76,10 @@ class Predictor:
             raise UsageError("probabilities=True needs a model of classes; this one predicts numbers.")
         return self.decoding.values(outputs)
 
+    def outputs_in_unit(self, outputs: Any) -> Any:
+        """What a function `f(outputs, targets)` of the user's gets: raw outputs, but in the target's unit where targets were scaled for the loss."""
+        return outputs if self.decoding.target_scale is None else self.decoding.values(self.after_head(outputs))
+
     def predict(self, rows: Any, *, probabilities: bool = False) -> Any:
         """Predictions for new rows, in their order, on the CPU, in the kind of container that was given (a path gives a polars frame)."""
         if self.columns is not None:

@@ -173,18 +173,29 @@ class Model:
         predictions = self._predictor.decode(outputs, probabilities=classed) if decoding.task else None
         if predictions is not None and not classed and isinstance(targets, Tensor) and predictions.numel() == targets.numel():
             predictions = predictions.reshape(targets.shape)
+        as_stored = targets  # a function of the user's gets them as in training: (n,) beside outputs of (n, 1) would broadcast in it
         if decoding.task in ("binary", "multiclass") and isinstance(targets, Tensor):
             targets = targets.long().flatten() if targets.numel() == len(targets) else targets.long()
             if predictions is not None and predictions.dim() > 2 and more.get("groups") is None and more.get("blocks_of_time") is None:
                 # Labels of a sequence or a picture: (n, classes, places) become rows, and an interval draws whole examples again.
                 more["groups"] = torch.arange(len(targets)).repeat_interleave(targets[0].numel())
-                predictions, targets, outputs = predictions.movedim(1, -1).flatten(0, -2), targets.flatten(), None
+                predictions, targets, outputs, as_stored = predictions.movedim(1, -1).flatten(0, -2), targets.flatten(), None, None
                 if isinstance(more.get("loss"), tuple):
                     more["loss"] = float(more["loss"][0].sum() / more["loss"][1].sum())
                 if isinstance(more.get("train_targets"), Tensor):
                     more["train_targets"] = more["train_targets"].long().flatten()
         try:
-            scores = scoring.score(decoding.task, predictions, targets, metrics=metrics, outputs=outputs, classes=decoding.classes, split=split, **more)
+            scores = scoring.score(
+                decoding.task,
+                predictions,
+                targets,
+                metrics=metrics,
+                outputs=self._predictor.outputs_in_unit(outputs),
+                as_stored=as_stored,
+                classes=decoding.classes,
+                split=split,
+                **more,
+            )
             if decoding.temperature == 1.0 or "loss" not in scores:
                 return scores
             told = f"probabilities are of temperature {decoding.temperature:.3g}, fitted on validation; the loss is of the model's own outputs"

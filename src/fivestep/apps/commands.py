@@ -69,17 +69,19 @@ def fit(
     splits = data_and_splits(data, options, split, val, test)
     run = workflow.fit(model or named_model or "auto", splits, quiet=quiet, **settings)
     scores = run.evaluate("val" if splits.val is not None else "train")
+    report = None
     if run.folder is not None:
         from fivestep.results import runs
 
         runs.write(run.folder, "scores.json", scores.to_json())
+        report = str(run.report())
     if as_json:
-        emit({"run": str(run.folder) if run.folder else None, "scores": scores.to_json(), "epochs": len(run.history), "weights_sha256": run.weights_sha256,
+        emit({"run": str(run.folder) if run.folder else None, "report": report, "scores": scores.to_json(), "epochs": len(run.history), "weights_sha256": run.weights_sha256,
               "findings": [finding.to_json() for finding in run.findings]})  # fmt: skip
         return
     print(scores)
     if run.folder is not None:
-        print(f"\nrun    {run.folder}\nmodel  {run.folder}/model.fivestep")
+        print(f"\nrun    {run.folder}\nmodel  {run.folder}/model.fivestep\nreport {report}")
         own = f" --model {model or named_model}" if ".py:" in str(model or named_model) else ""
         commands = [] if Path(data).is_dir() else [f"fivestep predict {run.folder} NEW.csv -o out.csv{own}"]
         if splits.test is not None and not (test and Path(test).is_dir()):

@@ -41,11 +41,12 @@ def chart(
     marks: Sequence[tuple[float, str]] = (),
     x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
+    whole_x: bool = False,
     width: int = 460,
     height: int = 300,
 ) -> str:
     """A chart with axes, ticks and a legend. `told` is the picture in words, for those who cannot see it. `diagonal` draws y = x, `level` a horizontal line,
-    `marks` vertical lines with a label."""
+    `marks` vertical lines with a label; `whole_x`: x counts something, so that its ticks are whole numbers."""
     xs = [value for one in series for value in one.x if math.isfinite(value)]
     ys = [value for one in series for values in (one.y, one.low, one.high) for value in values if math.isfinite(value) and (value > 0 or not log_y)]
     if not xs or not ys:
@@ -72,6 +73,8 @@ def chart(
         y = at_y(tick)
         parts.append(f'<path class="grid" d="M{left} {y:.1f}H{width - right}"/><text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{tick_text(tick)}</text>')
     for tick in ticks(x_low, x_high, 6):
+        if whole_x and tick != round(tick):
+            continue
         x = at_x(tick)
         parts.append(
             f'<path class="grid" d="M{x:.1f} {top}V{top + frame_height}"/><text x="{x:.1f}" y="{height - bottom + 17}" text-anchor="middle">{tick_text(tick)}</text>'
@@ -235,10 +238,12 @@ def tick_text(value: float) -> str:
     >>> tick_text(0.30000000000000004), tick_text(250000.0), tick_text(-2.0)
     ('0.3', '250k', '\N{MINUS SIGN}2')
     """
-    if abs(value) >= 1e6 or (value and abs(value) < 1e-3):
+    if abs(value) >= 1e7 or (value and abs(value) < 1e-3):
         text = f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
-    elif abs(value) >= 10_000:
-        text = f"{value / 1000:.10g}k"
+    elif abs(value) >= 100_000:
+        text = f"{value / 1000:,.10g}k"
+    elif abs(value) >= 1_000:
+        text = f"{value:,.0f}"
     else:
         text = f"{round(value, 10):.10g}"
     return text.replace("-", "\N{MINUS SIGN}", 1) if text.startswith("-") else text

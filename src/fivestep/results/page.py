@@ -18,9 +18,9 @@ import numpy as np
 
 STYLE = """
 :root{--ink:#1b1f24;--soft:#57606a;--paper:#fff;--panel:#f5f6f8;--edge:#d0d7de;--link:#0757a8;
---c1:#0072B2;--c2:#C24E00;--c3:#00795A;--c4:#9C4A82;--c5:#7A6A00;--c6:#2B6F9E;--good:#0b6b3a;--bad:#b3261e;--warn:#8a5300;--goodbg:#e3f4ea;--badbg:#fde8e6;--warnbg:#fff2dc;--heat:0,114,178}
+--c1:#0072B2;--c2:#C24E00;--c3:#00795A;--c4:#9C4A82;--c5:#7A6A00;--c6:#2B6F9E;--good:#0b6b3a;--bad:#b3261e;--warn:#8a5300;--goodbg:#e3f4ea;--badbg:#fde8e6;--warnbg:#fff2dc;--heat:0,114,178;--wrong:213,94,0}
 @media (prefers-color-scheme:dark){:root{--ink:#e8eaed;--soft:#a9b1bb;--paper:#15181c;--panel:#1e2329;--edge:#3a424c;--link:#7cc0ff;
---c1:#56B4E9;--c2:#F0A040;--c3:#3CCB9E;--c4:#DE9CC4;--c5:#F0E442;--c6:#8FB8DE;--good:#6fdc9c;--bad:#ff9d94;--warn:#ffc46b;--goodbg:#123021;--badbg:#3d1a18;--warnbg:#38280f;--heat:86,180,233}}
+--c1:#56B4E9;--c2:#F0A040;--c3:#3CCB9E;--c4:#DE9CC4;--c5:#F0E442;--c6:#8FB8DE;--good:#6fdc9c;--bad:#ff9d94;--warn:#ffc46b;--goodbg:#123021;--badbg:#3d1a18;--warnbg:#38280f;--heat:86,180,233;--wrong:240,140,50}}
 *{box-sizing:border-box}
 html{scroll-behavior:smooth;-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,"DejaVu Sans",sans-serif}
@@ -30,10 +30,11 @@ h1{font-size:1.65rem;line-height:1.2;margin:0 0 .3rem;overflow-wrap:anywhere}
 h2{font-size:1.25rem;margin:2.2rem 0 .6rem;padding-top:.8rem;border-top:1px solid var(--edge)}
 h3{font-size:1.02rem;margin:1.3rem 0 .4rem}
 p,ul{margin:.5rem 0;max-width:46rem}
+p,li{overflow-wrap:anywhere}
 a{color:var(--link)}
 nav ul{display:flex;flex-wrap:wrap;gap:.1rem 1rem;list-style:none;padding:0;max-width:none}
 nav a{display:inline-block;padding:.2rem 0}
-.soft,caption,figcaption{color:var(--soft)}
+.soft,.note,figcaption{color:var(--soft)}
 .verdict{border-left:5px solid;padding:.7rem 1rem;border-radius:.3rem;margin:1rem 0;max-width:none}
 .verdict p{margin:.25rem 0;max-width:52rem}
 .verdict.good{border-color:var(--good);background:var(--goodbg)}
@@ -44,22 +45,25 @@ nav a{display:inline-block;padding:.2rem 0}
 .scroll{overflow-x:auto;margin:.6rem 0;border:1px solid var(--edge);border-radius:.4rem}
 .scroll:focus{outline:2px solid var(--link)}
 table{border-collapse:collapse;font-size:.9rem;width:100%;font-variant-numeric:tabular-nums}
-caption{text-align:left;padding:.45rem .6rem;font-size:.85rem;caption-side:bottom}
+.scroll+.note{margin:-.2rem 0 .9rem;font-size:.86rem;max-width:none}
 th,td{padding:.32rem .6rem;text-align:left;vertical-align:middle;border-bottom:1px solid var(--edge)}
 tbody tr:last-child>*{border-bottom:0}
 th{font-weight:600;background:var(--panel)}
+tbody th{position:sticky;left:0;max-width:11rem;overflow-wrap:anywhere}
 td.n,th.n{text-align:right;white-space:nowrap}
 td.w{min-width:11rem}
 td.long{overflow-wrap:anywhere;min-width:9rem;max-width:22rem}
 .heat td{text-align:center}
 """
-STYLE += "".join(f".h{level}{{background:rgba(var(--heat),{level * 0.035:.3f})}}" for level in range(1, 11))  # light tints: numbers on them stay readable
+STYLE += "".join(f".h{level}{{background:rgba(var(--heat),{level * 0.035:.3f})}}" for level in range(1, 11))
+STYLE += "".join(f".x{level}{{background:rgba(var(--wrong),{level * 0.035:.3f})}}" for level in range(1, 11))  # light tints: numbers on them stay readable
 STYLE += """
 .grid2{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr));gap:1rem 1.5rem;align-items:start}
 figure{margin:.4rem 0;min-width:0}
 figcaption{font-size:.86rem}
 svg.chart{width:100%;height:auto;display:block;max-width:34rem}
 svg.spark{width:9.5rem;height:1.5rem;display:block}
+.pair{display:grid;grid-template-columns:5rem 6rem;align-items:end;color:var(--soft);font-size:.84rem}.pair svg.spark{width:6rem}
 svg.key{width:26px;height:12px;margin-right:.35rem;vertical-align:middle}
 svg text{fill:var(--ink);font-size:12px}
 .grid{stroke:var(--edge);fill:none}.axis{stroke:var(--soft);fill:none}.guide{stroke:var(--soft);stroke-dasharray:3 4;stroke-width:1.4;fill:none}
@@ -139,28 +143,31 @@ def number_text(value: float, digits: int = 4) -> str:
         return str(value)
     if float(value).is_integer() and abs(value) < 1e12:
         return f"{int(value):,}"
-    if abs(value) >= 10_000:
+    if abs(value) >= 10 ** (digits - 1):
         return f"{value:,.0f}"
     return f"{value:.{digits}g}"
 
 
-def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[Any]], *, look: str = "", numbers: Sequence[int] = (), row_heads: bool = True) -> str:
-    """A table that scrolls by itself where it is wider than the screen. A cell is a `Cell` (HTML) or any value (escaped). The first cell heads its row."""
-    head = "".join(f'<th scope="col"{" class=n" if position in numbers else ""}>{text(name, 80)}</th>' for position, name in enumerate(heads))
+def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[Any]], *, look: str = "") -> str:
+    """A table that scrolls by itself where it is wider than the screen. A cell is a `Cell` (HTML) or any value (escaped); the first cell heads its row.
+
+    The head of a column stands where its cells do: right over numbers.
+    """
+    looks = [{cell.look for row in rows if isinstance(cell := row[position], Cell)} for position in range(len(heads))]
+    head = "".join(f'<th scope="col"{" class=n" if "n" in kinds else ""}>{text(name, 80)}</th>' for name, kinds in zip(heads, looks))
     body = []
     for row in rows:
         cells = []
         for position, cell in enumerate(row):
-            content = cell if isinstance(cell, Cell) else text(cell)
-            shown = cell.look if isinstance(cell, Cell) else ("n" if position in numbers else "")
-            looks = f' class="{shown}"' if shown else ""
-            cells.append(f'<th scope="row"{looks}>{content}</th>' if position == 0 and row_heads else f"<td{looks}>{content}</td>")
+            content, kind = (cell, f' class="{cell.look}"' if cell.look else "") if isinstance(cell, Cell) else (text(cell), "")
+            cells.append(f'<th scope="row"{kind}>{content}</th>' if position == 0 else f"<td{kind}>{content}</td>")
         body.append(f"<tr>{''.join(cells)}</tr>")
     kind = f' class="{look}"' if look else ""
     told = text(caption)
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{told}"><table{kind}><caption>{told}</caption>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{told}"><table{kind} aria-label="{told}">'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        f'<p class="note">{told}.</p>'  # not a <caption>: that would scroll away with a wide table
     )
 
 

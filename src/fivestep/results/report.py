@@ -89,7 +89,7 @@ def headline(run: Any) -> str:
     task = run._predictor.decoding.task
     if task in ("binary", "multiclass"):
         count = len(run.classes) if run.classes else run.splits.num_outputs
-        return f"{names[0] if names else 'the class'}, {count} classes" if count else "classes"
+        return f"{names[0] if names else 'a class'} ({counted(count, 'class', 'classes')})" if count else "classes"
     if names:
         return ", ".join(map(str, names[:4])) + (" ..." if len(names) > 4 else "")
     return {"regression": "numbers", "multilabel": "several labels"}.get(task or "", f"{type(run.model).__name__}, scored by its loss")
@@ -111,7 +111,7 @@ def what_was_done(run: Any) -> list[str]:
     columns = f" from {counted(len(splits.columns.inputs), 'column')}" if splits.columns is not None else ""
     sizes = ", ".join(f"{len(part):,} for {SPLIT_NAMES[part.name]}" for part in (splits.val, splits.test) if part is not None)
     done = [
-        f"A {type(run.model).__name__} with {counted(parameters, 'parameter')} was trained{goal}{columns} of {data.origin}, on {counted(len(splits.train), 'row')}"
+        f"{article(type(run.model).__name__)} with {counted(parameters, 'parameter')} was trained{goal}{columns} of {data.origin}, on {counted(len(splits.train), 'row')}"
         + (f" ({sizes} kept apart)." if sizes else " (none kept apart).")
     ]
     if run.history:
@@ -126,6 +126,15 @@ def what_was_done(run: Any) -> list[str]:
             told += "; the last weights are kept"
         done.append(told + ".")
     return done
+
+
+def article(name: str) -> str:
+    """
+    >>> article("MLP"), article("Ensemble"), article("Net")
+    ('An MLP', 'An Ensemble', 'A Net')
+    """
+    aloud = name[0] in "AEFHILMNORSX" if name[:2].isupper() else name[0].upper() in "AEIO"
+    return f"{'An' if aloud else 'A'} {name}"
 
 
 def skill(scores: Scores) -> tuple[str, str]:
@@ -210,7 +219,7 @@ def tiles(run: Any, scores: Scores) -> str:
         f"<li><span>epochs</span><b>{len(run.history):,}</b><span>{text(seconds_text(sum(row.get('seconds', 0) for row in run.history)))} of training</span></li>"
     )
     items.append(
-        f"<li><span>findings</span><b>{len(warnings)}</b><span>{'nothing to mend was found' if not warnings else text(', '.join(f.code for f in warnings))}</span></li>"
+        f"<li><span>findings</span><b>{len(warnings)}</b><span>{'no warning' if not warnings else text(', '.join(f.code for f in warnings))}</span></li>"
     )
     return f'<ul class="tiles">{"".join(items)}</ul>'
 
@@ -256,15 +265,17 @@ def scores_table(scores: Scores) -> str:
         value, interval, baseline, told = score.texts()
         look = {"better": "good", "unclear": "bad", "worse": "bad"}.get(score.verdict or "", "")
         better = {True: "higher is better", False: "lower is better"}.get(score.higher_is_better) if score.higher_is_better is not None else ""  # type: ignore[arg-type]
-        drawn = strip(f"{value}, interval {interval or 'none'}, no skill {baseline or 'none'}", score.value, score.low, score.high, score.baseline)
+        drawn = ""
+        if interval or baseline:
+            drawn = strip(f"{value}, interval {interval or 'none'}, no skill {baseline or 'none'}", score.value, score.low, score.high, score.baseline)
         row: list[Any] = [METRIC_NAMES.get(score.name, score.name), Cell(text(value), "n"), Cell(text(interval or "–"), "n")]
         if any_baseline:
-            row += [Cell(text(baseline or "–"), "n"), Cell(drawn), Cell(f'<span class="tag {look}">{text(told)}</span>' if told else "")]
+            row += [Cell(text(baseline or "–"), "n"), Cell(f'<span class="tag {look}">{text(told)}</span>' if told else ""), Cell(drawn)]
         rows.append([*row, Cell(text(". ".join(part for part in (better, score.note) if part)), "long")])
-    heads = ["score", "value", "95 % interval", *(["no skill", "interval (bar) and no skill (line)", "against no skill"] if any_baseline else []), "note"]
+    heads = ["score", "value", "95 % interval", *(["no skill", "against no skill", "bar: interval, line: no skill"] if any_baseline else []), "note"]
     notes = scores._footnotes()
     shown = [note for note in notes if not any(note == f"{score.name}: {score.note}" for score in scores.values())]
-    return table(scores._headline(), heads, rows, numbers=(1, 2, 3) if any_baseline else (1, 2)) + (paragraph(*shown) if shown else "")
+    return table(scores._headline(), heads, rows) + (paragraph(*shown) if shown else "")
 
 
 # -- training -----------------------------------------------------------------------------------------------------------------------------------------------
@@ -291,19 +302,22 @@ def training_section(run: Any) -> str:
         told += f", the validation loss was lowest, {number_text(lowest['val_loss'])}, in epoch {lowest['epoch']}"
         if last.get("val_loss") is not None and last["val_loss"] > 1.1 * lowest["val_loss"] and lowest["epoch"] < last["epoch"]:
             told += f" and rose to {number_text(last['val_loss'])} by the end: what was learned after that epoch does not carry over to new rows"
-    drawn = chart(f"Learning curves. {told}.", series, x_label="epoch", y_label="loss" + (" (logarithmic)" if log else ""), log_y=log, marks=marks)
+    drawn = chart(
+        f"Learning curves. {told}.", series, x_label="epoch", whole_x=True, y_label="loss" + (" (logarithmic)" if log else ""), log_y=log, marks=marks
+    )
     parts = [figure(drawn, told + ".")]
+    after = ""
     rates = [(row["epoch"], rate) for row in history for rate in row.get("lr", [])[:1]]
     if rates:
         lrs = [rate for _, rate in rates]
         constant = max(lrs) == min(lrs)
         if constant:
-            parts.append(paragraph(f"The learning rate was {number_text(lrs[0])} throughout."))
+            after = paragraph(f"The learning rate was {number_text(lrs[0])} throughout.")
         else:
             log_rate = min(lrs) > 0 and max(lrs) / min(lrs) > 20
             drawn = chart(
                 f"Learning rate from {number_text(lrs[0])} to {number_text(lrs[-1])}.", [Series("lr", [e for e, _ in rates], lrs)],
-                x_label="epoch", y_label="learning rate" + (" (logarithmic)" if log_rate else ""), log_y=log_rate,
+                x_label="epoch", whole_x=True, y_label="learning rate" + (" (logarithmic)" if log_rate else ""), log_y=log_rate,
             )  # fmt: skip
             parts.append(figure(drawn, f"The learning rate went from {number_text(lrs[0])} to {number_text(lrs[-1])}."))
     known = {"epoch", "step", "train_loss", "val_loss", "test_loss", "lr", "seconds", "best"}
@@ -313,6 +327,7 @@ def training_section(run: Any) -> str:
             f"{name} on validation rows",
             [Series(name, [e for e, _ in rows], [v for _, v in rows], 2)],
             x_label="epoch",
+            whole_x=True,
             y_label=METRIC_NAMES.get(name, name),
             marks=marks,
         )
@@ -327,7 +342,7 @@ def training_section(run: Any) -> str:
         shown += [number(row.get("val_loss"))] if len(heads) == 5 else []
         rows.append([*shown, Cell(", ".join(number_text(rate) for rate in row.get("lr", [])), "n"), number(row.get("seconds"))])
     caption = "Epochs" if stride == 1 else f"Every {stride}th epoch, the kept one and the last; all stand in history.jsonl"
-    return f'<div class="grid2">{"".join(parts)}</div>' + folded("Losses as a table", table(caption, heads, rows, numbers=tuple(range(1, len(heads)))))
+    return f'<div class="grid2">{"".join(parts)}</div>' + after + folded("Losses as a table", table(caption, heads, rows))
 
 
 # -- where it errs --------------------------------------------------------------------------------------------------------------------------------------------
@@ -422,7 +437,6 @@ def confusion_table(found: diagnosis.Predicted, matrix: Tensor) -> str:
                 f"Confusion: the classes most often taken for another, of {len(found.classes)} classes",
                 ["true class", "was called", "rows"],
                 rows,
-                numbers=(2,),
             )
             if rows
             else ""
@@ -434,12 +448,17 @@ def confusion_table(found: diagnosis.Predicted, matrix: Tensor) -> str:
         for called in range(len(found.classes)):
             share = float(matrix[true, called]) / max(1, int(totals[true]))
             # A light tint only: the number on it must stay readable in light and dark.
-            cells.append(Cell(f"{'<b>' if true == called else ''}{int(matrix[true, called]):,}{'</b>' if true == called else ''}", f"h{round(share * 10)}"))
+            cells.append(
+                Cell(
+                    f"{'<b>' if true == called else ''}{int(matrix[true, called]):,}{'</b>' if true == called else ''}",
+                    f"{'h' if true == called else 'x'}{round(share * 10)}",
+                )
+            )
         rows.append([*cells, Cell(f"{int(totals[true]):,}", "n")])
     heads = ["true \\ called", *found.classes, "rows"]
     right = int(matrix.diagonal().sum())
     caption = f"Confusion matrix: rows by their true class (down) and the class they were given (across); {right:,} of {int(matrix.sum()):,} are right (bold)"
-    return "<h3>Confusion</h3>" + table(caption, heads, rows, look="heat", numbers=(len(heads) - 1,))
+    return "<h3>Confusion</h3>" + table(caption, heads, rows, look="heat")
 
 
 def class_table(found: diagnosis.Predicted, matrix: Tensor) -> str:
@@ -461,7 +480,7 @@ def class_table(found: diagnosis.Predicted, matrix: Tensor) -> str:
     caption = "By class: recall is the share of its rows that were found, precision the share of those called so that are so"
     if len(found.classes) > 30:
         caption += f"; the 30 classes with the lowest recall of {len(found.classes)}"
-    return table(caption, ["class", "rows", "called so", "recall", "95 % interval", "precision"], rows, numbers=(1, 2, 3, 4, 5))
+    return table(caption, ["class", "rows", "called so", "recall", "95 % interval", "precision"], rows)
 
 
 def curve_figures(positives: Sequence[tuple[str, Tensor, Tensor]], *, many: bool = False) -> list[str]:
@@ -546,9 +565,7 @@ def threshold_table(found: diagnosis.Predicted) -> str:
         for one in diagnosis.thresholds(found.values[:, 1], found.targets == 1)
     ]  # fmt: skip
     caption = f"Thresholds: what calling a row {found.classes[1]!r} from this probability on would do. A threshold chosen here looks a little too good here"
-    return "<h3>Thresholds</h3>" + table(
-        caption, ["from", "called so", "right", "false alarms", "missed", "precision", "recall", "F1"], rows, numbers=tuple(range(8))
-    )
+    return "<h3>Thresholds</h3>" + table(caption, ["from", "called so", "right", "false alarms", "missed", "precision", "recall", "F1"], rows)
 
 
 def multilabel_figures(found: diagnosis.Predicted) -> str:
@@ -565,7 +582,7 @@ def multilabel_figures(found: diagnosis.Predicted) -> str:
                 Cell(f"{hits / said:.1%}" if said else "–", "n"),
             ]
         )
-    shown = table("By label, called where its probability is at least 0.5", ["label", "rows", "called so", "recall", "precision"], rows, numbers=(1, 2, 3, 4))
+    shown = table("By label, called where its probability is at least 0.5", ["label", "rows", "called so", "recall", "precision"], rows)
     return shown + f'<div class="grid2">{calibration_figure(found)}</div>'
 
 
@@ -579,9 +596,9 @@ def rows_section(run: Any, found: diagnosis.Predicted, measured: Any) -> str:
     names: list[str] = []
     if kind == "table":
         names = [column.name for column in run.splits.columns.inputs]
-        if len(names) > 8 and isinstance(measured, diagnosis.Importances):
-            names = [row.name for row in measured.rows[:8]]
-        names = names[:8]
+        if len(names) > 10 and isinstance(measured, diagnosis.Importances):
+            names = [row.name for row in measured.rows[:10]]
+        names = names[:10]
     rows = []
     for place in at.tolist():
         row = int(found.rows[place])
@@ -614,7 +631,7 @@ def rows_section(run: Any, found: diagnosis.Predicted, measured: Any) -> str:
     left_out = f"; {len(names)} of {len(run.splits.columns.inputs)} columns" if names and len(names) < len(run.splits.columns.inputs) else ""
     caption = f"The {len(rows)} most wrong of {len(found):,} {SPLIT_NAMES[found.split]} rows, by {found.loss_name} (row 0 is the first of the data{left_out})"
     words = paragraph("Look at these first: a wrong label, a broken value or a kind of row that training never saw are told apart by eye.")
-    return words + table(caption, [*heads, *names], rows, numbers=()) + pixels
+    return words + table(caption, [*heads, *names], rows) + pixels
 
 
 def example_images(run: Any, found: diagnosis.Predicted) -> str:
@@ -675,7 +692,7 @@ def importance_section(measured: diagnosis.Importances | str) -> str:
         f"the rows. Columns that tell the same hide each other, and this says what the model uses, not what causes the target.{rest} {measured.note}"
     )
     caption = f"Permutation importance, {counted(measured.repeats, 'deal')} each, 95 % intervals over rows"
-    return words + table(caption, ["column", "growth", "95 % interval", "", ""], rows, numbers=(1, 2))
+    return words + table(caption, ["column", "growth", "95 % interval", "drawn", "told"], rows)
 
 
 def subgroups_section(run: Any, found: diagnosis.Predicted) -> str:
@@ -700,7 +717,7 @@ def subgroups_section(run: Any, found: diagnosis.Predicted) -> str:
     caution = f". With {len(rows)} groups, about {max(1, round(len(rows) * 0.025))} would look so by chance alone." if len(rows) > 20 else "."
     name = METRIC_NAMES.get(metric, metric)
     caption = f"{name[0].upper()}{name[1:]} by the values of each category column, {SPLIT_NAMES[found.split]} rows; the line is all rows together"
-    return paragraph(told + caution) + table(caption, ["group", "rows", name, "95 % interval", "", ""], shown, numbers=(1, 2, 3))
+    return paragraph(told + caution) + table(caption, ["group", "rows", name, "95 % interval", "drawn", "against all rows"], shown)
 
 
 def strip_on(told: str, score: Any, whole: float, first: float, last: float) -> str:
@@ -729,7 +746,7 @@ def data_section(run: Any) -> str:
     total = sum(map(len, parts))
     how = split_words(splits)
     rows = [[SPLIT_NAMES[part.name], Cell(f"{len(part):,}", "n"), Cell(f"{len(part) / total:.1%}", "n"), part.data.origin] for part in parts]
-    shown = table(f"Rows. {how}", ["split", "rows", "share", "from"], rows, numbers=(1, 2)) + class_shares(run)
+    shown = table(f"Rows. {how}".rstrip("."), ["split", "rows", "share", "from"], rows) + class_shares(run)
     if splits.columns is None:
         shape = getattr(getattr(splits.train.data.source, "inputs", None), "shape", None)
         return shown + (paragraph(f"Inputs have the shape {tuple(shape)}, rows first.") if shape is not None else "")
@@ -742,7 +759,7 @@ def data_section(run: Any) -> str:
     for line in described_columns[:MOST_COLUMNS]:
         found = by_name.get(line.name, [])
         sketches = "".join(
-            f'<span class="soft">{text(SPLIT_NAMES[one.split])}</span>{spark(f"{line.name} in training (filled) and {SPLIT_NAMES[one.split]} rows", *one.histograms, colour=2 if one.split == "val" else 3)}'
+            f'<div class="pair"><span>{text(SPLIT_NAMES[one.split])}</span>{spark(f"{line.name} in training (filled) and {SPLIT_NAMES[one.split]} rows", *one.histograms, colour=2 if one.split == "val" else 3)}</div>'
             for one in found
         )
         differing = [one for one in found if one.differs]
@@ -768,11 +785,7 @@ def data_section(run: Any) -> str:
     caption = "Columns and how each is read; training rows are filled, the other split is the line. Targets of test rows are not looked at"
     if len(described_columns) > MOST_COLUMNS:
         caption += f". The first {MOST_COLUMNS} of {len(described_columns):,}"
-    return (
-        shown
-        + words
-        + table(caption, ["column", "kind", "use", "missing in training", "examples", "in the other splits", "against training"], lines, numbers=(3,))
-    )
+    return shown + words + table(caption, ["column", "kind", "use", "missing in training", "examples", "in the other splits", "against training"], lines)
 
 
 def class_shares(run: Any) -> str:
@@ -800,7 +813,7 @@ def class_shares(run: Any) -> str:
             row += [Cell(f"{count:,}", "n"), Cell(f"{count / max(1, int(each.sum())):.1%}", "n")]
         rows.append(row)
     heads = ["class", *(title for name in counts for title in (f"{SPLIT_NAMES[name]} rows", "share"))]
-    return table("Classes of the target", heads, rows, numbers=tuple(range(1, len(heads))))
+    return table("Classes of the target", heads, rows)
 
 
 def split_words(splits: Any) -> str:
@@ -845,7 +858,7 @@ def settings_section(run: Any) -> str:
     rows = [[name, Cell(text(shortly(value), 400), "long"), "asked for"] for name, value in settings.asked.items() if name not in ("folder", "name")]
     rows += [[name, Cell(text(shortly(value), 400), "long"), 'picked by "auto"'] for name, value in settings.chosen.items()]
     shown = (
-        table("Settings of fit; those not named stand at their defaults", ["setting", "value", ""], rows)
+        table("Settings of fit; those not named stand at their defaults", ["setting", "value", "from"], rows)
         if rows
         else paragraph("All settings stand at their defaults.")
     )
@@ -867,17 +880,20 @@ def settings_section(run: Any) -> str:
         ]
         model = folded(
             "The model, layer by layer",
-            table(f"{summary.name}: {summary._totals()[0]}", ["layer", "type", "output for 2 rows", "parameters", "trained"], layers, numbers=(3,)),
+            table(f"{summary.name}: {summary._totals()[0]}", ["layer", "type", "output for 2 rows", "parameters", "trained"], layers),
         )
     except Exception as error:  # a user's module may refuse anything; the report is worth more than its layers
         model = paragraph(f"The model's layers could not be listed: {type(error).__name__}: {error}")
-    return shown + model + "<h3>What the bits depend on</h3>" + table("Versions, machine and data", ["", "value"], facts)
+    return shown + model + "<h3>What the bits depend on</h3>" + table("Versions, machine and data", ["what", "value"], facts)
 
 
 def shortly(value: Any) -> str:
     """A setting as it was typed: an imported class by its name, a text without quotes."""
     if isinstance(value, dict) and set(value) == {"import"}:
         return str(value["import"]).replace(":", ".")
+    if isinstance(value, dict) and {"class", "arguments"} <= set(value):
+        arguments = ", ".join(f"{name}={part!r}" for name, part in value["arguments"].items())
+        return f"{value['class']}({arguments})" + (f" for {value['parameters']}" if value.get("parameters") not in (None, "all") else "")
     return value if isinstance(value, str) else repr(value)
 
 
@@ -887,6 +903,7 @@ def again_section(run: Any) -> str:
     if folder is not None:
         artifact = f"{folder}/model.fivestep"
         own = own_model(run._recipe)
+        given = "" if run._recipe.get("kind") == "built-in" else f", model={type(run.model).__name__}"
         commands = []
         source = run.splits.train.data.origin
         if run.splits.train.data.kind in ("table", "images") and Path(source).exists() and not run.splits.options.get("given"):
@@ -902,7 +919,7 @@ def again_section(run: Any) -> str:
             "<h3>In Python</h3>",
             code(
                 "import fivestep as fs",
-                f"model = fs.load({artifact!r}{', model=' + type(run.model).__name__ if own or not run._recipe.get('kind') == 'built-in' else ''})",
+                f"model = fs.load({artifact!r}{given})",
                 "model.predict(new_rows)",
             ),
         ]

@@ -238,6 +238,21 @@ def verify(what: Annotated[str, typer.Argument(help="A run or an artifact.")], a
 
 
 @app.command()
+def report(
+    run: Annotated[str, typer.Argument(help="The folder of a run whose data can be read again.")],
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Where the report goes (default: RUN/report.html).")] = None,
+    model_class: Annotated[str | None, typer.Option("--model", help="FILE.py:CLASS of a model of your own.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What was trained, how good it is and where it errs, as one HTML file that works offline."""
+    from fivestep.model.building import load_file_class
+    from fivestep.resuming import run_again
+
+    written = run_again(Path(run), load_file_class(model_class) if model_class else None).report(output)
+    emit({"run": run, "report": str(written)}) if as_json else print(written)
+
+
+@app.command()
 def demo(folder: Annotated[str, typer.Option(help="Where the runs are kept.")] = "runs", as_json: AsJson = False, quiet: Quiet = False) -> None:
     """The whole workflow on real data that comes with fivestep: penguins as a table, digits as images."""
     from fivestep.apps.demo import run_demo

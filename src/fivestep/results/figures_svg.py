@@ -6,10 +6,11 @@ print; matplotlib's SVG has its colours fixed, is ten times as large, and takes 
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from fivestep.results.page import text
 
 MOST_POINTS = 1_500  # points of a scatter; of more, evenly chosen ones are drawn, and the caller says so
 MOST_LINE_POINTS = 400
@@ -89,7 +90,7 @@ def chart(
         beyond = at_x(x) > left + frame_width * 0.6
         anchor, shift = ("end", -5) if beyond else ("start", 5)
         parts.append(f'<path class="guide" d="M{at_x(x):.1f} {top}V{top + frame_height}"/>')
-        parts.append(f'<text x="{at_x(x) + shift:.1f}" y="{top + 11}" text-anchor="{anchor}">{html.escape(label)}</text>')
+        parts.append(f'<text x="{at_x(x) + shift:.1f}" y="{top + 11}" text-anchor="{anchor}">{text(label)}</text>')
     for position, one in enumerate(series):
         pairs = [(x, y) for x, y in zip(one.x, one.y) if math.isfinite(x) and math.isfinite(y)]
         if one.low:
@@ -105,8 +106,8 @@ def chart(
             else:
                 parts.append(f'<path class="line c{one.colour}" stroke-dasharray="{DASHES[position % len(DASHES)]}" d="M{joined}"/>')
     parts.append(f'<path class="axis" d="M{left} {top}V{top + frame_height}H{width - right}"/>')
-    parts.append(f'<text class="label" x="{left + frame_width / 2:.0f}" y="{height - 6}" text-anchor="middle">{html.escape(x_label)}</text>')
-    parts.append(f'<text class="label" transform="translate(13 {top + frame_height / 2:.0f}) rotate(-90)" text-anchor="middle">{html.escape(y_label)}</text>')
+    parts.append(f'<text class="label" x="{left + frame_width / 2:.0f}" y="{height - 6}" text-anchor="middle">{text(x_label)}</text>')
+    parts.append(f'<text class="label" transform="translate(13 {top + frame_height / 2:.0f}) rotate(-90)" text-anchor="middle">{text(y_label)}</text>')
     drawn = svg(told, width, height, "".join(parts))
     return drawn + (
         legend([(one.label, one.colour, "dot" if one.points else DASHES[k % len(DASHES)]) for k, one in enumerate(series)]) if len(series) > 1 else ""
@@ -183,7 +184,7 @@ def bar(told: str, value: float, low: float, high: float, first: float, last: fl
 
 
 def svg(told: str, width: int, height: int, inner: str, *, kind: str = "chart") -> str:
-    return f'<svg class="{kind}" viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(told)}">{inner}</svg>'
+    return f'<svg class="{kind}" viewBox="0 0 {width} {height}" role="img" aria-label="{text(told)}">{inner}</svg>'
 
 
 def legend(entries: Sequence[tuple[str, int, str]]) -> str:
@@ -193,7 +194,7 @@ def legend(entries: Sequence[tuple[str, int, str]]) -> str:
         drawn = (
             f'<path class="dots big c{colour}" d="M13 6h0"/>' if dashes == "dot" else f'<path class="line c{colour}" stroke-dasharray="{dashes}" d="M0 6H26"/>'
         )
-        items.append(f'<li><svg class="key" viewBox="0 0 26 12" aria-hidden="true">{drawn}</svg>{html.escape(label)}</li>')
+        items.append(f'<li><svg class="key" viewBox="0 0 26 12" aria-hidden="true">{drawn}</svg>{text(label)}</li>')
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
@@ -239,14 +240,14 @@ def tick_text(value: float) -> str:
     ('0.3', '250k', '\N{MINUS SIGN}2')
     """
     if abs(value) >= 1e7 or (value and abs(value) < 1e-3):
-        text = f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
+        told = f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
     elif abs(value) >= 100_000:
-        text = f"{value / 1000:,.10g}k"
+        told = f"{value / 1000:,.10g}k"
     elif abs(value) >= 1_000:
-        text = f"{value:,.0f}"
+        told = f"{value:,.0f}"
     else:
-        text = f"{round(value, 10):.10g}"
-    return text.replace("-", "\N{MINUS SIGN}", 1) if text.startswith("-") else text
+        told = f"{round(value, 10):.10g}"
+    return told.replace("-", "\N{MINUS SIGN}", 1) if told.startswith("-") else told
 
 
 def thinned(pairs: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:

@@ -167,7 +167,7 @@ class Model:
         )
         scores = replace_fields(scores, looks=looks)
         if part.name == "test" and folder is not None:  # a report shows them without another look
-            runs.write(folder, "scores_test.json", {"weights_sha256": self.facts.get("weights_sha256"), "scores": scores.to_json()})
+            runs.write(folder, "scores_test.json", {"weights_sha256": building.parameter_hash(self.model.state_dict()), "scores": scores.to_json()})
         return scores
 
     def _score(self, outputs: Any, targets: Any, metrics: Any, *, split: str, **more: Any) -> scoring.Scores:

@@ -79,7 +79,7 @@ def fit(
         emit({"run": str(run.folder) if run.folder else None, "report": report, "scores": scores.to_json(), "epochs": len(run.history), "weights_sha256": run.weights_sha256,
               "findings": [finding.to_json() for finding in run.findings]})  # fmt: skip
         return
-    print(scores)
+    print_scores(scores)
     if run.folder is not None:
         print(f"\nrun    {run.folder}\nmodel  {run.folder}/model.fivestep\nreport {report}")
         own = f" --model {model or named_model}" if ".py:" in str(model or named_model) else ""
@@ -112,7 +112,7 @@ def resume(
     if as_json:
         emit({"run": run, "scores": scores.to_json(), "epochs": len(ended.history), "weights_sha256": ended.weights_sha256})
         return
-    print(scores)
+    print_scores(scores)
     print(f"\nrun    {run}\nmodel  {run}/model.fivestep")
 
 
@@ -164,7 +164,7 @@ def evaluate(
         scores = loaded.evaluate(file)
     else:
         scores = evaluate_split(Path(model), loaded, split or "val")
-    emit(scores.to_json()) if as_json else print(scores)
+    emit(scores.to_json()) if as_json else print_scores(scores)
 
 
 @app.command()
@@ -486,6 +486,12 @@ def describe_path(path: Path) -> dict[str, Any]:
     recipe = found.recipe
     facts |= {"model": recipe.get("name") or recipe.get("qualname") or recipe.get("class"), "model args": recipe.get("args", {}), "numbers": tensors}
     return facts | {"task": found.decoding.get("task"), "classes": found.decoding.get("classes"), "sha256": found.digest}
+
+
+def print_scores(scores: Any) -> None:
+    from fivestep.watch import console
+
+    console.print_scores(scores)
 
 
 def emit(value: Any) -> None:

@@ -184,7 +184,7 @@ def plot_confusion(run: Any) -> Any:
     shares = matrix / matrix.sum(1, keepdim=True).clamp(min=1)
     made, axes = figure()
     side = max(4.2, 0.36 * len(names) + 2)
-    made.set_size_inches(side * 1.25, side)
+    made.set_size_inches(side * 1.35, side)
     shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     size = 10 if len(names) <= 10 else 7
     for true in range(len(names)):

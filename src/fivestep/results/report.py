@@ -321,14 +321,14 @@ def training_section(run: Any) -> str:
             )  # fmt: skip
             parts.append(figure(drawn, f"The learning rate went from {number_text(lrs[0])} to {number_text(lrs[-1])}."))
     known = {"epoch", "step", "train_loss", "val_loss", "test_loss", "lr", "seconds", "best"}
-    for name in [key for key in last if key not in known and isinstance(last[key], (int, float))][:4]:
+    for name in [str(key) for key in last if key not in known and isinstance(last[key], (int, float))][:4]:
         rows = [(row["epoch"], row[name]) for row in history if isinstance(row.get(name), (int, float))]
         drawn = chart(
             f"{name} on validation rows",
             [Series(name, [e for e, _ in rows], [v for _, v in rows], 2)],
             x_label="epoch",
             whole_x=True,
-            y_label=METRIC_NAMES.get(name, name),
+            y_label=METRIC_NAMES.get(name, name) or name,
             marks=marks,
         )
         parts.append(figure(drawn, f"{METRIC_NAMES.get(name, name)} on validation rows after each epoch."))

@@ -83,7 +83,7 @@ class Progress:
     def __call__(self, event: Any) -> None:
         if isinstance(event, RunStarted):
             self.started, self.first_epoch, self.epochs, self.steps = time.perf_counter(), event.start_epoch, event.epochs, event.steps_per_epoch
-            self.console.print(picture(self.session, event, self.console.width))
+            self.console.print(picture(self.session, event, self.console.width - 8))
             self.open()
         elif isinstance(event, EpochEnded):
             self.train.append(event.train_loss)
@@ -173,77 +173,90 @@ def opening(session: Any, event: RunStarted) -> list[str]:
     return lines
 
 
-def picture(session: Any, event: RunStarted, width: int) -> Any:
+def picture(session: Any, event: RunStarted, room: int) -> Any:
     """What will happen as a terminal shows it: rows, columns and how each is read, the model's layers, loss and optimizer, findings."""
     from rich.console import Group
-    from rich.padding import Padding
     from rich.rule import Rule
+    from rich.table import Table
     from rich.text import Text
 
     splits = session.splits
-    parts = [part for part in (splits.train, splits.val, splits.test) if part is not None]
-    total = sum(map(len, parts))
-    shown: list[Any] = [Rule("what will happen", style="dim"), Text.assemble(("Rows    ", "bold"), rows_words(splits, parts, total))]
-    target = ", ".join(map(str, splits.train.data.target_names))
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(style="bold", width=7)
+    grid.add_column(overflow="fold")
+    grid.add_row("Rows", Text(rows_words(splits)))
     if splits.task:
-        classes = (
-            f": {', '.join(map(str, splits.classes[:8]))}{' ...' if len(splits.classes) > 8 else ''}"
-            if splits.classes and splits.task in ("binary", "multiclass")
-            else ""
-        )
-        shown.append(Text.assemble(("Target  ", "bold"), f"{target + ', ' if target else ''}{splits.task}{classes}"))
+        grid.add_row("Target", Text(target_words(splits)))
     if splits.columns is not None:
-        table = listing("column", "kind", "how it is read", "missing")
-        lines = splits.columns.describe().lines
-        for line in lines[:MOST_LINES]:
-            table.add_row(
-                Text(line.name),
-                line.kind,
-                Text(line.use, "dim" if line.use.startswith("left out") else ""),
-                f"{line.num_missing:,}" if line.num_missing else "",
-            )
-        shown += [Padding(table, (0, 0, 0, 8)), *more(len(lines), "column")]
+        columns = splits.columns.describe().lines
+        wide = room >= 70
+        table = listing(room, "column", *(["kind"] if wide else []), "how it is read", "missing")
+        for line in columns[:MOST_LINES]:
+            style = "dim" if line.use.startswith("left out") else ""
+            kind = [Text(line.kind, style)] if wide else []
+            table.add_row(Text(line.name, style), *kind, Text(line.use, style), f"{line.num_missing:,}" if line.num_missing else "")
+        grid.add_row("", table)
+        if len(columns) > MOST_LINES:
+            grid.add_row("", Text(more(len(columns), "column"), "dim"))
+    grid.add_row("Model", Text(model_words(session)))
+    summary = layers_of(session)
+    if summary is not None:
+        table = listing(room, "layer", "type", "output for 2 rows", "parameters")
+        for layer in summary.layers[:MOST_LINES]:
+            count = f"{layer.parameters:,}" + (" frozen" if layer.trainable == "no" else "") if layer.parameters else ""
+            table.add_row(Text(layer.name), Text(layer.type), Text(layer.output_shape or "-"), count)
+        grid.add_row("", table)
+        if len(summary.layers) > MOST_LINES:
+            grid.add_row("", Text(more(len(summary.layers), "layer"), "dim"))
+    grid.add_row("Train", Text(how_words(session, event)))
+    if session.said:
+        grid.add_row("", Text("\n".join(session.said), "dim"))
+    grid.add_row("Checks", Text(checks_words(session)))
+    for finding in session.findings:
+        if finding.severity != "note":
+            grid.add_row("", Text(str(finding), COLOURS[finding.severity]))
+    return Group(Rule("what will happen", style="dim"), grid, Rule(style="dim"))
+
+
+def layers_of(session: Any) -> Any:
+    """The model's layers with their output shapes for two rows; None where its forward cannot be run for a picture: the run itself will tell better."""
     from fivestep.model.summary import describe
 
     source = session.encoded["train"]
-    summary = None
-    with contextlib.suppress(Exception):  # a forward of the user's may refuse anything; the run will tell better than a picture
-        summary = describe(session.training.model, source.take(torch.arange(min(2, len(source))))[0])
-    shown.append(Text.assemble(("Model   ", "bold"), model_words(session)))
-    if summary is not None:
-        table = listing("layer", "type", "output for 2 rows", "parameters")
-        for layer in summary.layers[:MOST_LINES]:
-            table.add_row(
-                Text(layer.name),
-                layer.type,
-                layer.output_shape or "-",
-                "" if not layer.parameters else f"{layer.parameters:,}" + (" frozen" if layer.trainable == "no" else ""),
-            )
-        shown += [Padding(table, (0, 0, 0, 8)), *more(len(summary.layers), "layer")]
-    shown.append(Text.assemble(("Train   ", "bold"), how_words(session, event)))
-    shown += [Text(f"        {text}", "dim") for text in session.said]
-    loud = [finding for finding in session.findings if finding.severity != "note"]
-    shown += [Text(str(finding), COLOURS[finding.severity]) for finding in loud]
-    shown.append(Text.assemble(("Checks  ", "bold"), checks_words(session)))
-    return Group(*shown, Rule(style="dim"))
+    with contextlib.suppress(Exception):
+        return describe(session.training.model, source.take(torch.arange(min(2, len(source))))[0])
+    return None
 
 
-def listing(*heads: str) -> Any:
-    """An empty table without lines; its last column holds numbers."""
+def listing(room: int, *heads: str) -> Any:
+    """An empty table without lines, one line a row in `room` characters; its last column holds numbers, the one before it gives way."""
     from rich.table import Table
 
-    table = Table(*heads[:-1], box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    table.add_column(heads[-1], justify="right")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    name_width = max(10, room // 4)
+    rest = room - name_width - 14 - (11 if len(heads) == 4 else 0)
+    for position, head in enumerate(heads):
+        last, flexible = position == len(heads) - 1, position == len(heads) - 2
+        table.add_column(
+            head, no_wrap=True, overflow="ellipsis", justify="right" if last else "left", max_width=name_width if not position else rest if flexible else None
+        )
     return table
 
 
-def more(count: int, what: str) -> list[Any]:
-    from rich.text import Text
-
-    return [Text(f"        ... and {counted(count - MOST_LINES, 'more ' + what)}", "dim")] if count > MOST_LINES else []
+def more(count: int, what: str) -> str:
+    return f"... and {counted(count - MOST_LINES, 'more ' + what)}"
 
 
-def rows_words(splits: Any, parts: Sequence[Any], total: int) -> str:
+def target_words(splits: Any) -> str:
+    names = ", ".join(map(str, splits.train.data.target_names))
+    classes = splits.classes if splits.task in ("binary", "multiclass") else None
+    told = f": {', '.join(map(str, classes[:8]))}{' ...' if len(classes) > 8 else ''}" if classes else ""
+    return f"{names + ', ' if names else ''}{splits.task}{told}"
+
+
+def rows_words(splits: Any) -> str:
+    parts = [part for part in (splits.train, splits.val, splits.test) if part is not None]
+    total = sum(map(len, parts))
     names = {"train": "training", "val": "validation", "test": "test"}
     return " / ".join(f"{names[part.name]} {len(part):,} ({len(part) / total:.0%})" for part in parts) + f" of {splits.train.data.origin}"
 

@@ -112,7 +112,8 @@ def beside(run: Any, split: str, places: Tensor, values: Tensor, targets: Tensor
         if task in ("binary", "multiclass")
         else tuple(map(str, names if len(names) == width else range(width)))
     )
-    losses, loss_name = row_losses(task, values, targets, run._targets("train"))
+    several = task == "regression" and width > 1  # only then are errors measured in deviations of the training targets, which take time to read
+    losses, loss_name = row_losses(task, values, targets, run._targets("train") if several else None)
     part = run.splits.part(split)
     return Predicted(split, task, part.indices[places], places, values, targets, losses, loss_name, classes, names)
 
@@ -424,6 +425,7 @@ def subgroups(run: Any, found: Predicted, columns: Sequence[str] | None = None) 
         metric = "balanced_accuracy" if largest >= 0.8 else "accuracy"
     typed = run.splits.part(found.split).data.typed
     whole = scored(found, metric, torch.arange(len(found)))
+    train_targets = run._targets("train")
     rows = []
     for column in typed.columns:
         if column.use == "target" or column.name in run.splits.train.data.target_names or (columns is not None and column.name not in columns):
@@ -431,13 +433,15 @@ def subgroups(run: Any, found: Predicted, columns: Sequence[str] | None = None) 
         if column.kind not in ("category", "boolean"):
             continue
         values = typed.values(column.name)[found.rows.numpy()]
-        texts = np.array([value_text(value) for value in values], dtype=object)
+        texts = np.array(
+            ["-" if value is None else value for value in values] if values.dtype == object else [value_text(value) for value in values], dtype=object
+        )
         names, counts = np.unique(texts, return_counts=True)
         if not 2 <= len(names) <= FEW_GROUPS:
             continue
         for name, count in zip(names, counts):
             try:
-                score = scored(found, metric, torch.as_tensor(np.flatnonzero(texts == name)), run._targets("train"))
+                score = scored(found, metric, torch.as_tensor(np.flatnonzero(texts == name)), train_targets)
             except FivestepError:
                 continue  # a group without a score, such as balanced accuracy of one class
             bad = score.low is not None and (score.high < float(whole) if score.higher_is_better else score.low > float(whole))
@@ -517,7 +521,7 @@ def compare_columns(name: str, kind: str, split: str, one: np.ndarray, other: np
     """One column in two sets of rows. The limit of chance is 1 % over all `tests` together (Bonferroni)."""
     level = 0.01 / tests
     if one.dtype == object:
-        a, b = ([value_text(value) for value in values] for values in (one, other))
+        a, b = (["-" if value is None else str(value) for value in values] for values in (one, other))
         texts, codes = np.unique(np.array(a + b, dtype=object).astype(str), return_inverse=True)
         first, second = np.bincount(codes[: len(a)], minlength=len(texts)), np.bincount(codes[len(a) :], minlength=len(texts))
         p, q = first / max(1, len(a)), second / max(1, len(b))

@@ -185,7 +185,7 @@ def plot_confusion(run: Any) -> Any:
     made, axes = figure()
     side = max(4.2, 0.36 * len(names) + 2)
     made.set_size_inches(side * 1.35, side)
-    shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    shown = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     size = 10 if len(names) <= 10 else 7
     for true in range(len(names)):
         for called in range(len(names)):

@@ -190,7 +190,7 @@ def picture(session: Any, event: RunStarted, room: int) -> Any:
     if splits.columns is not None:
         columns = splits.columns.describe().lines
         wide = room >= 70
-        table = listing(room, "column", *(["kind"] if wide else []), "how it is read", "missing")
+        table = listing(room, [line.name for line in columns], "column", *(["kind"] if wide else []), "how it is read", "missing")
         for line in columns[:MOST_LINES]:
             style = "dim" if line.use.startswith("left out") else ""
             kind = [Text(line.kind, style)] if wide else []
@@ -201,7 +201,7 @@ def picture(session: Any, event: RunStarted, room: int) -> Any:
     grid.add_row("Model", Text(model_words(session)))
     summary = layers_of(session)
     if summary is not None:
-        table = listing(room, "layer", "type", "output for 2 rows", "parameters")
+        table = listing(room, [layer.name for layer in summary.layers], "layer", "type", "output for 2 rows", "parameters")
         for layer in summary.layers[:MOST_LINES]:
             count = f"{layer.parameters:,}" + (" frozen" if layer.trainable == "no" else "") if layer.parameters else ""
             table.add_row(Text(layer.name), Text(layer.type), Text(layer.output_shape or "-"), count)
@@ -228,13 +228,13 @@ def layers_of(session: Any) -> Any:
     return None
 
 
-def listing(room: int, *heads: str) -> Any:
-    """An empty table without lines, one line a row in `room` characters; its last column holds numbers, the one before it gives way."""
+def listing(room: int, names: Sequence[str], *heads: str) -> Any:
+    """An empty table without lines, one line a row in `room` characters: `names` will stand in its first column, numbers in its last; the one before gives way."""
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    name_width = max(10, room // 4)
-    rest = room - name_width - 14 - (11 if len(heads) == 4 else 0)
+    name_width = min(max(len(heads[0]), *map(len, names), 1), max(10, room // 4))
+    rest = room - name_width - 2 - (10 if len(heads) == 4 else 0) - 2 - len(heads[-1]) - 2
     for position, head in enumerate(heads):
         last, flexible = position == len(heads) - 1, position == len(heads) - 2
         table.add_column(

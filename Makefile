@@ -68,6 +68,9 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 $(VENV)/.installed-test: $(VENV)/.installed
 	@echo "Installing what the tests use"
 	@$(PIP) --editable '.[test]'
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	  && echo "Installing Chromium, in which the report is tested" && apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y chromium >/dev/null; } \
+	  || echo "No Chromium: the tests of the report in a browser are skipped (apt-get install chromium)"
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

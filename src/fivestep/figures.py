@@ -7,6 +7,8 @@ from functools import partial
 from typing import Any
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"  # Okabe & Ito's palette: told apart with any colour vision
+COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
+LINES = ("-", "--", ":", "-.", (0, (6, 1)), (0, (1, 1)))  # and by more than colour
 
 
 def figure(columns: int = 1) -> tuple[Any, Any]:

@@ -82,6 +82,7 @@ class Session:
     batch_size: int = 32
     user_metrics: dict[str, Callable[..., Any]] = field(default_factory=dict)
     keepers: list[checkpoints.Keeper] = field(default_factory=list)
+    progress: Any = None  # what tells people how far the run is; closed when it ends, however it ends
 
 
 def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: bool = False) -> Session:
@@ -314,7 +315,11 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     if only_check:
         return session
     if not ask["quiet"]:
-        observers.append((notebook if notebook.running() else console).observer(session))
+        if notebook.running():
+            observers.append(notebook.observer(session))
+        else:
+            session.progress = console.observer(session)
+            observers.append(session.progress)
     if "built" in ask:  # `resume` goes on in a folder that is there
         session.folder = Path(ask["folder"])
     elif ask["folder"] is not None:

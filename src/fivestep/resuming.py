@@ -14,11 +14,15 @@ from typing import Any
 import torch
 
 from fivestep import files
+from fivestep.checks.findings import Finding
 from fivestep.data.data import Data, Splits, as_splits
 from fivestep.errors import DataError, MissingInputError, SettingsError, UsageError
-from fivestep.model import building
+from fivestep.feeding import as_model_sees, true_targets
+from fivestep.model import building, models
 from fivestep.preparing import Session, prepare
+from fivestep.results import artifact as artifacts
 from fivestep.results import runs
+from fivestep.results.run import Model, Run
 from fivestep.settings import Settings
 from fivestep.train import checkpoints
 
@@ -113,6 +117,40 @@ def splits_again(recorded: dict[str, Any]) -> Splits:
         name: part if isinstance(part, float) else read_again(part["source"], part["options"]) for name, part in options.items() if name in ("val", "test")
     }
     return Splits(train, **parts, seed=options["seed"])
+
+
+def run_again(folder: Path, model: Any = None) -> Run:
+    """The run of a folder that has ended, with its data read again: it scores, predicts and reports as on the day it was trained; nothing is trained.
+
+    `model` is the class or an instance where the model is the user's own. Raises MissingInputError, UsageError where the data did not come from files,
+    DataError where they have changed, ArtifactError.
+    """
+    recorded = runs.read_settings(folder)
+    if not (folder / "model.fivestep").is_dir():
+        raise MissingInputError(f"{folder} holds no model: the run has not ended. Go on with it: fivestep resume {folder}")
+    found = artifacts.read_artifact(folder / "model.fivestep", expected=models.expected_of_recipe)
+    loaded = Model.from_artifact(found, model)
+    splits = splits_again(recorded.data)
+    if splits.fingerprint != recorded.data["fingerprint"]:
+        raise DataError(f"The data is not what {folder} was trained on: {recorded.data.get('source')}, or its split, has changed since. Restore the file.")
+    predictor = loaded._predictor
+    encoded = {part.name: as_model_sees(splits, part, predictor.dtype) for part in (splits.train, splits.val, splits.test) if part is not None}
+    return Run(
+        predictor,
+        splits=splits,
+        history=runs.read_history(folder),
+        settings=recorded,
+        findings=[Finding.from_json(row) for row in runs.read(folder, "findings.json", [])],
+        folder=folder,
+        task=predictor.decoding.task,
+        metrics=None if is_object(recorded.asked.get("metrics")) else recorded.asked.get("metrics"),  # a function of the user's is not looked for
+        recipe=found.recipe,
+        encoded=encoded,
+        targets_in_unit=lambda name: true_targets(splits, splits.part(name), encoded[name]),
+        seed=recorded.asked.get("seed", 0),
+        watched_test=0,
+        evaluate_loss=lambda name: None,
+    )
 
 
 def is_object(value: Any) -> bool:

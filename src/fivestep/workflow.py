@@ -97,7 +97,7 @@ def fit(
     before = seeds.capture()  # the global generators belong to the user: given back as they were found
     session = prepare(arguments, defaults())
     try:
-        with kept_on_disk(session) as keeper:
+        with kept_on_disk(session) as keeper, console.shown(session.progress):
             with keeper.listening() if keeper is not None else contextlib.nullcontext():
                 training_epochs.train(session.training, session.plan)
             return finish(session, keeper)
@@ -134,7 +134,7 @@ def resume(folder: str | Path, *, epochs: int | None = None, allow_inexact: bool
             if settings != recorded:
                 runs.write(folder, "settings.json", settings.to_json())
             runs.rewrite_history(folder, session.training.history)
-            with kept_on_disk(session, locked=True) as keeper:
+            with kept_on_disk(session, locked=True) as keeper, console.shown(session.progress):
                 with keeper.listening() if keeper is not None else contextlib.nullcontext():
                     training_epochs.train(session.training, session.plan)
                 return finish(session, keeper)

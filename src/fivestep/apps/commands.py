@@ -69,17 +69,19 @@ def fit(
     splits = data_and_splits(data, options, split, val, test)
     run = workflow.fit(model or named_model or "auto", splits, quiet=quiet, **settings)
     scores = run.evaluate("val" if splits.val is not None else "train")
+    report = None
     if run.folder is not None:
         from fivestep.results import runs
 
         runs.write(run.folder, "scores.json", scores.to_json())
+        report = str(run.report())
     if as_json:
-        emit({"run": str(run.folder) if run.folder else None, "scores": scores.to_json(), "epochs": len(run.history), "weights_sha256": run.weights_sha256,
+        emit({"run": str(run.folder) if run.folder else None, "report": report, "scores": scores.to_json(), "epochs": len(run.history), "weights_sha256": run.weights_sha256,
               "findings": [finding.to_json() for finding in run.findings]})  # fmt: skip
         return
-    print(scores)
+    print_scores(scores)
     if run.folder is not None:
-        print(f"\nrun    {run.folder}\nmodel  {run.folder}/model.fivestep")
+        print(f"\nrun    {run.folder}\nmodel  {run.folder}/model.fivestep\nreport {report}")
         own = f" --model {model or named_model}" if ".py:" in str(model or named_model) else ""
         commands = [] if Path(data).is_dir() else [f"fivestep predict {run.folder} NEW.csv -o out.csv{own}"]
         if splits.test is not None:
@@ -110,7 +112,7 @@ def resume(
     if as_json:
         emit({"run": run, "scores": scores.to_json(), "epochs": len(ended.history), "weights_sha256": ended.weights_sha256})
         return
-    print(scores)
+    print_scores(scores)
     print(f"\nrun    {run}\nmodel  {run}/model.fivestep")
 
 
@@ -162,7 +164,7 @@ def evaluate(
         scores = loaded.evaluate(file)
     else:
         scores = evaluate_split(Path(model), loaded, split or "val")
-    emit(scores.to_json()) if as_json else print(scores)
+    emit(scores.to_json()) if as_json else print_scores(scores)
 
 
 @app.command()
@@ -233,6 +235,21 @@ def verify(what: Annotated[str, typer.Argument(help="A run or an artifact.")], a
     problems = workflow.verify(what)
     emit({"path": what, "problems": list(problems)}) if as_json else print("\n".join(problems) or f"{what}: sound")
     return 66 if problems else 0
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(help="The folder of a run whose data can be read again.")],
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Where the report goes (default: RUN/report.html).")] = None,
+    model_class: Annotated[str | None, typer.Option("--model", help="FILE.py:CLASS of a model of your own.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What was trained, how good it is and where it errs, as one HTML file that works offline."""
+    from fivestep.model.building import load_file_class
+    from fivestep.resuming import run_again
+
+    written = run_again(Path(run), load_file_class(model_class) if model_class else None).report(output)
+    emit({"run": run, "report": str(written)}) if as_json else print(written)
 
 
 @app.command()
@@ -479,6 +496,12 @@ def describe_path(path: Path) -> dict[str, Any]:
     recipe = found.recipe
     facts |= {"model": recipe.get("name") or recipe.get("qualname") or recipe.get("class"), "model args": recipe.get("args", {}), "numbers": tensors}
     return facts | {"task": found.decoding.get("task"), "classes": found.decoding.get("classes"), "sha256": found.digest}
+
+
+def print_scores(scores: Any) -> None:
+    from fivestep.watch import console
+
+    console.print_scores(scores)
 
 
 def emit(value: Any) -> None:

@@ -376,7 +376,9 @@ class Splits:
     def __repr__(self) -> str:
         total = sum(len(part) for part in (self.train, self.val, self.test) if part is not None)
         sizes = " / ".join(f"{part.name} {len(part):,} ({len(part) / total:.0%})" for part in (self.train, self.val, self.test) if part is not None)
-        facts = f"{self.num_inputs} inputs, {self.num_outputs} outputs" if self.num_inputs else "a Dataset"
+        shape, inputs, outputs = self.image_shape, self.num_inputs, self.num_outputs
+        facts = "images of " + " x ".join(map(str, shape)) if shape else f"{inputs:,} input{'s' * (inputs != 1)}" if inputs else "a Dataset"
+        facts += "" if outputs is None or not inputs else f", {outputs:,} output{'s' * (outputs != 1)}"
         text = f"Splits: {sizes} of {self.train.data.origin}; {facts}" + (f"; task {self.task}" if self.task else "")
         if self.classes and self.task in ("binary", "multiclass"):
             text += f"; classes {', '.join(map(str, self.classes[:8]))}{' ...' if len(self.classes) > 8 else ''}"

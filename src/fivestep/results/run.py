@@ -165,7 +165,10 @@ class Model:
             train_targets=train_targets,
             seed=seed,
         )
-        return replace_fields(scores, looks=looks)
+        scores = replace_fields(scores, looks=looks)
+        if part.name == "test" and folder is not None:  # a report shows them without another look
+            runs.write(folder, "scores_test.json", {"weights_sha256": building.parameter_hash(self.model.state_dict()), "scores": scores.to_json()})
+        return scores
 
     def _score(self, outputs: Any, targets: Any, metrics: Any, *, split: str, **more: Any) -> scoring.Scores:
         decoding = self._predictor.decoding
@@ -284,6 +287,7 @@ class Run(Model):
         self.splits, self.history, self.settings, self.findings, self.folder = splits, history, settings, findings, folder
         self._metrics, self._encoded, self._targets, self._seed, self._watched_test = metrics, encoded, targets_in_unit, seed, watched_test
         self._evaluate_loss, self.can_predict, self._checks = evaluate_loss, can_predict, checks
+        self._scored: dict[tuple[str, str], scoring.Scores] = {}  # the task's own scores, by split and weights
         self.facts = {
             "rows": {name: len(source) for name, source in encoded.items()},
             "kind": splits.train.data.kind,
@@ -319,10 +323,29 @@ class Run(Model):
         part = self.splits.part(name)
         if self._checks is not None and self._targets(name) is not None and self.can_predict:
             self._add_findings(self._checks.scores(name, self._predictor.outputs(self._encoded[name]), self._targets(name)))
-        return self.evaluate_part(
+        scores = self.evaluate_part(
             self.splits, part, folder=self.folder, source=self._encoded[name], targets=self._targets(name), train_targets=self._targets("train"),
             loss=self._evaluate_loss(name), metrics=metrics, seed=self._seed,
         )  # fmt: skip
+        if metrics is self._metrics:
+            self._scored[name, self.weights_sha256] = scores
+        return scores
+
+    def scored(self, split: str) -> scoring.Scores:
+        """The scores of "train" or "val" with the weights as they are: those that `evaluate` gave, else taken now. For "test" see `looked`."""
+        if split == "test":
+            raise UsageError('A look at the test split is asked for by name: run.evaluate("test").')
+        return self._scored.get((split, self.weights_sha256)) or self.evaluate(split)
+
+    def looked(self) -> tuple[int, scoring.Scores | None]:
+        """(how often the test split has been looked at, its scores if they were taken with these weights). Looks at nothing itself."""
+        known = self._scored.get(("test", self.weights_sha256))
+        if self.folder is None:
+            return runs.LOOKS_WITHOUT_FOLDER.get(f"{self.splits.fingerprint}/test", 0), known
+        kept = None if known is not None else runs.read(self.folder, "scores_test.json")
+        if kept is not None and kept["weights_sha256"] == self.weights_sha256:
+            known = scoring.Scores.from_json(kept["scores"])
+        return runs.looks(self.folder.parent, self.splits.fingerprint, "test"), known
 
     def predict(self, rows_or_split: Any = "test", *, probabilities: bool = False, spread: bool = False) -> Any:
         """Predictions for new rows, or for a split by its name (a tensor or array of labels, in the split's order)."""
@@ -377,10 +400,23 @@ class Run(Model):
         return "\n".join(lines)
 
     def plot(self, kind: str = "loss") -> Any:
-        """A matplotlib figure: "loss" or "predictions"."""
+        """A matplotlib figure: "loss", "predictions", "residuals", "confusion", "roc", "precision_recall", "calibration", "importance" or "boundary".
+
+        All but "loss" are drawn from validation rows (training rows where there are none). A kind that this task does not have is a UsageError.
+        """
         from fivestep.watch import plots
 
         return plots.plot_run(self, kind)
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write one self-contained HTML file that tells what was trained, how good it is and where it errs; returns its path.
+
+        `path` is a file, or a folder that gets a report.html; without one it is the run's own folder. The test split is not scored for it: its scores stand
+        there if `evaluate("test")` was asked for before, with the number of looks.
+        """
+        from fivestep.results import report
+
+        return report.write(self, path)
 
     def __repr__(self) -> str:
         rows = self.history

@@ -222,6 +222,7 @@ def finish(session: Session, keeper: Any = None, *, save: bool = True) -> Run:
         evaluate_loss=session.evaluate_loss,
         can_predict=session.can_predict,
         checks=session.checks,
+        prepared=session,
     )
     if (
         ask["calibrate"]

@@ -254,11 +254,13 @@ class Run(Model):
         evaluate_loss: Callable[[str], float | None],
         can_predict: bool = True,
         checks: Any = None,
+        prepared: Any = None,
     ):
         super().__init__(predictor, task=task, recipe=recipe)
         self.splits, self.history, self.settings, self.findings, self.folder = splits, history, settings, findings, folder
         self._metrics, self._encoded, self._targets, self._seed, self._watched_test = metrics, encoded, targets_in_unit, seed, watched_test
         self._evaluate_loss, self.can_predict, self._checks = evaluate_loss, can_predict, checks
+        self._prepared = prepared  # everything the run was made from, for `eject`
         self.facts = {
             "rows": {name: len(source) for name, source in encoded.items()},
             "kind": splits.train.data.kind,
@@ -350,6 +352,18 @@ class Run(Model):
             "",
         ]
         return "\n".join(lines)
+
+    def eject(self, path: str | Path) -> list[Path]:
+        """Write the run as one readable script of plain PyTorch; returns its path and those of the files beside it (arrays, your module, first weights).
+
+        The script needs torch and the table reader, not fivestep, and on the CPU it ends in the same weights, bit for bit: it prints their SHA-256.
+        Raises SettingsError for what cannot be written so (a lambda, a Dataset object), CannotCreateError where a file is in the way.
+
+        >>> run.eject("train.py")  # doctest: +SKIP
+        """
+        from fivestep.results.eject import eject
+
+        return eject(self._prepared, path, weights_sha256=self.facts["weights_sha256"], folder=self.folder)
 
     def plot(self, kind: str = "loss") -> Any:
         """A matplotlib figure: "loss" or "predictions"."""

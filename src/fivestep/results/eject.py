@@ -29,7 +29,8 @@ WEIGHTS_SHA256 = '''def weights_sha256(model):
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        digest.update(json.dumps([name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), len(data)]).encode() + b"\\n" + data)
+        head = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), len(data)]
+        digest.update(json.dumps(head).encode() + b"\\n" + data)
     return digest.hexdigest()'''
 
 

@@ -38,7 +38,6 @@ class Script:
     functions: dict[str, str] = field(default_factory=dict)
     files: dict[str, bytes | Path] = field(default_factory=dict)  # by name: bytes to write, or a file of the user's to copy
     names: dict[str, Any] = field(default_factory=dict)  # what an imported name stands for: two things of one name get two names
-    notes: list[str] = field(default_factory=list)
 
     def define(self, name: str, text: str, *imports: str) -> str:
         """Have a function in the script, once; returns its name."""

@@ -112,7 +112,6 @@ def data_section(script: Script, prepared: Any, names: Names) -> str:
     except NotPlain as reason:
         script.functions, script.imports, script.files = before
         why = str(reason)
-    script.notes.append(f"The data could not be read by plain lines ({why}): its numbers stand in .npy files beside the script.")
     lines = [f"# What the model saw of {Path(splits.train.data.origin).name}, as fivestep encoded it ({why} has no plain text)."]
     for part in parts:
         for name, tensor in tensors_by_name(names, prepared.encoded[part]).items():

@@ -21,7 +21,7 @@ from fivestep import seeds
 from fivestep.data.batches import map_tensors, tensors_of
 from fivestep.errors import SettingsError
 from fivestep.model import building, losses, models
-from fivestep.results.eject_code import Script, call, constructor, enclosed, file_of, literal, source_with_needs, torch_name
+from fivestep.results.eject_code import WIDTH, Script, call, constructor, enclosed, file_of, literal, source_with_needs, torch_name
 from fivestep.results.eject_data import Names, here, use_derive, use_generator
 from fivestep.tensors import state_to_bytes
 from fivestep.train import loop
@@ -122,7 +122,7 @@ def built_in(script: Script, prepared: Any, recipe: Mapping[str, Any]) -> str:
     """A built-in network: its class stands in the script."""
     cls: Any = models.BUILT_IN[recipe["name"]].make
     args = dict(recipe["args"])
-    if recipe["name"] == "mlp" and not args["num_categories"]:
+    if recipe["name"] == "mlp":
         script.define("MLP", plain_mlp(args, flat=tensors_of(prepared.encoded["train"].inputs)[0].dim() == 2), "from torch import nn")
         return "MLP()"
     text, imports = source_with_needs(cls)
@@ -138,18 +138,33 @@ def same_value(one: Any, other: Any) -> bool:
 
 def plain_mlp(args: Mapping[str, Any], *, flat: bool) -> str:
     """The MLP with its sizes written out. The names of its weights are those of `models.MLP`, and so is the order in which they are drawn."""
-    width, layers = args["num_inputs"], []
+    counts = args["num_categories"] or []
+    sizes = [min(args["embedding"], count) for count in counts]
+    width, layers = args["num_inputs"] + sum(sizes), []
     for next_width in args["widths"]:
         activation = f"nn.{args['activation']}()"
         dropout = f"nn.Dropout({literal(args['dropout'])})" if args["dropout"] else "nn.Identity()"
         layers.append(f"nn.Linear({width}, {next_width}), {activation}, {dropout},")
         width = next_width
     layers.append(f"nn.Linear({width}, {args['num_outputs']}),")
-    inner = "\n".join(f"            {layer}" for layer in layers)
-    return (
-        f"class MLP(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.layers = nn.Sequential(\n{inner}\n        )\n\n"
-        "    def forward(self, inputs):\n        return self.layers(inputs" + (")" if flat else ".flatten(1))")
-    )
+    lines = ["class MLP(nn.Module):", "    def __init__(self):", "        super().__init__()"]
+    if counts:
+        lines += [
+            "        self.embeddings = nn.ModuleList(  # a vector for each code of each category column",
+            "            nn.Embedding.from_pretrained(torch.empty(count, size).uniform_(-(size**-0.5), size**-0.5), freeze=False)",
+            f"            for count, size in {literal(list(zip(counts, sizes)))}",
+            "        )",
+        ]
+    lines += ["        self.layers = nn.Sequential(", *(f"            {layer}" for layer in layers), "        )", ""]
+    if counts:
+        lines += [
+            "    def forward(self, numbers, codes):",
+            "        vectors = [embedding(column) for embedding, column in zip(self.embeddings, codes.unbind(1))]",
+            "        return self.layers(torch.cat([numbers, *vectors], dim=1))",
+        ]
+    else:
+        lines += ["    def forward(self, inputs):", "        return self.layers(inputs" + (")" if flat else ".flatten(1))")]
+    return "\n".join(lines)
 
 
 def instance(script: Script, model: nn.Module) -> str:
@@ -656,8 +671,13 @@ def loop_section(script: Script, prepared: Any, names: Names, fed: Fed | None, m
             use_generator(script)
             body.append(f'order = torch.randperm(len({names.all[0]}_train), generator=generator(SEED, "order", epoch))')
         pieces = [f"{name}_train{'[order]' if shuffled else ''}.split(BATCH_SIZE)" for name in names.all]
-        zipped = f"zip({', '.join(pieces)})" if len(pieces) > 1 else pieces[0]
         item = ", ".join(names.all)
+        zipped = pieces[0]
+        if len(pieces) > 1:
+            zipped = f"zip({', '.join(pieces)})"
+            if len(f"        for {item} in {zipped}:") > WIDTH:
+                listed = ", ".join(f"{name}_train" for name in names.all)
+                zipped = f"zip(*(tensor{'[order]' if shuffled else ''}.split(BATCH_SIZE) for tensor in ({listed})))"
         if plan.batches.augment:
             zipped, item = f"enumerate({zipped})", f"step_in_epoch, ({item})" if len(pieces) > 1 else f"step_in_epoch, {item}"
         body.append(f"for {item} in {zipped}:")

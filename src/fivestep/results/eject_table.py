@@ -193,7 +193,7 @@ class TableReader:
                 forms += [f"{day}{between}{clock}{zone}" for between in (" ", "T") for clock in CLOCKS for zone in ("", "Z")]
                 candidates = [f'{source}.str.to_datetime("{form}", time_unit="us"{strict})' for form in forms]
         values = torch.from_numpy(np.asarray(self.typed.column(name).values))
-        seconds = {"date": "{}.cast(pl.Int32).cast(pl.Float64).to_torch() * 86400", "time": "{}.cast(pl.Int64).to_torch() / 1e9"}.get(
+        seconds = {"date": "{}.cast(pl.Int32).cast(pl.Float64).to_torch() * 86400", "time": "{}.cast(pl.Int64).cast(pl.Float64).to_torch() / 1e9"}.get(
             column.kind, '({}.dt.epoch("us") / 1e6).to_torch()'
         )
         for candidate in candidates:
@@ -207,15 +207,15 @@ class TableReader:
         """The text of one number made of a moment: its year, its month on a circle, ..."""
         name, _, cycle = part.partition(" ")
         clock = f"{variable}.cast(pl.Int64)" if kind == "time" else f"{variable}.dt.time().cast(pl.Int64)"
-        turns = {"month": f"({variable}.dt.month() - 1) / 12", "weekday": f"({variable}.dt.weekday() - 1) / 7", "time": f"{clock} / 1e9 / 86400"}
+        turns = {"month": f"{variable}.dt.month() - 1, 12", "weekday": f"{variable}.dt.weekday() - 1, 7", "time": f"{clock}, 86400e9"}  # nanoseconds
         if cycle:
             function = {"sin": "sine", "cos": "cosine"}[cycle]
             self.script.define(function, circle_function(function), "import numpy as np")
             self.tried.run(self.script.functions[function])
             text = f"{function}({turns[name]})"
         elif name == "days":
-            days = f"{variable}.cast(pl.Int32).cast(pl.Float64)" if kind == "date" else f'({variable}.dt.epoch("us") / 1e6 / 86400)'
-            text = f"{days}.to_torch()"
+            # torch divides: polars multiplies by 1 / 86400, whose last bit differs
+            text = f"{variable}.cast(pl.Int32).cast(pl.Float64).to_torch()" if kind == "date" else f'({variable}.dt.epoch("us") / 1e6).to_torch() / 86400'
         else:
             text = f"{variable}.dt.{name}().cast(pl.Float64).to_torch()"
         if not self.tried.equals(text, expected):
@@ -345,10 +345,12 @@ class TableReader:
             text += "[:, None]" if like.dim() == 2 else ""
         else:
             text = enclosed("torch.stack([", texts, "], dim=1)")
-            if center is not None:
-                text = f"({text} - torch.tensor({literal(list(center))}, dtype=torch.float64)) / torch.tensor({literal(list(scale))}, dtype=torch.float64)"
-                text = text if like.dtype == torch.float64 else f"({text})"
             text += "" if like.dtype == torch.float64 else CASTS[like.dtype]
+            if center is not None:
+                numbers = [enclosed("torch.tensor([", list(map(literal, values)), "], dtype=torch.float64)") for values in (center, scale)]
+                stacked = enclosed("torch.stack([", texts, "], dim=1)")
+                cast = "" if like.dtype == torch.float64 else CASTS[like.dtype]
+                return f"target_mean = {numbers[0]}  # of the training rows\ntarget_deviation = {numbers[1]}\ny = {stacked}\ny = ((y - target_mean) / target_deviation){cast}"
         return f"y = {text}" + ("  # standardised by the training rows" if center is not None else "")
 
     def _classes(self, target: Any) -> str:
@@ -392,9 +394,9 @@ def number_function(cleaning: str) -> str:
 def circle_function(name: str) -> str:
     function = {"sine": "sin", "cosine": "cos"}[name]
     return (
-        f"def {name}(turns):\n"
-        f'    """The {name} of a share of a full turn: December lies beside January."""\n'
-        f"    return torch.from_numpy(np.{function}(2 * np.pi * turns.to_numpy()))"
+        f"def {name}(place, period):\n"
+        f'    """The {name} of a place on a circle that is `period` around: December lies beside January."""\n'
+        f"    return torch.from_numpy(np.{function}(2 * np.pi * (place.cast(pl.Float64).to_numpy() / period)))"
     )
 
 

@@ -24,6 +24,7 @@ PLACES = {
     "fivestep.experiments": 3,
     "fivestep.workflow": 4,
     "fivestep.resuming": 4,
+    "fivestep.reproducing": 4,
     "fivestep.preparing": 4,
     "fivestep.feeding": 4,
     "fivestep.results": 5,

@@ -39,6 +39,7 @@ from fivestep.feeding import (
 from fivestep.model import building, losses, models, optimizers
 from fivestep.model import metrics as scoring
 from fivestep.results import runs
+from fivestep.results.eject import obstacles
 from fivestep.results.predictor import Predictor
 from fivestep.settings import Settings, record
 from fivestep.train import checkpoints, loop
@@ -299,10 +300,12 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
         observers.append(session.checks.see)
     if only_check:
         return session
+    if ask["folder"] is not None and "built" not in ask:  # told before the run, and only where something is kept that one would later eject
+        said += [f"Cannot be written as a script later (eject): {why}" for why in obstacles(ask, splits, built)]
     if not ask["quiet"]:
         observers.append(console.observer(session))
     if "built" in ask:  # `resume` goes on in a folder that is there
-        session.folder = Path(ask["folder"])
+        session.folder = None if ask["folder"] is None else Path(ask["folder"])
     elif ask["folder"] is not None:
         session.folder = runs.create(ask["folder"], ask["name"], run_stem(splits, model))
         runs.write(session.folder, "settings.json", settings.to_json())

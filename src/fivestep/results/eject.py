@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fivestep import files
 from fivestep.errors import CannotCreateError, SettingsError, UsageError
 from fivestep.model import building
+from fivestep.model.optimizers import join_state
 from fivestep.results import runs
 from fivestep.results.eject_code import Script, file_of, imports_fivestep, literal, why_not_from_a_file
 from fivestep.results.eject_data import check_in_memory, data_section, dataset_refusal, names_of
@@ -185,7 +186,7 @@ def checkpoint_weights(folder: Path) -> dict[str, Tensor] | None:
     path = folder / "checkpoints" / checkpoints.name_of(0)
     if not path.is_dir():
         return None
-    state = checkpoints.read(path)
+    state = join_state(*checkpoints.read_parts(path))
     tensors: Mapping[str, Tensor] = state["model"]["parameters"] | state["model"]["buffers"]
     return {name: tensor for name, tensor in tensors.items()}
 

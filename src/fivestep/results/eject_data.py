@@ -439,6 +439,6 @@ def check_in_memory(prepared: Any) -> None:
 
 def dataset_refusal(data: Any) -> str:
     return (
-        f"This run cannot be written as a script: its data is an object of {data.origin}, and how it was made is not known. Read it into arrays, fs.Data.arrays(x, y), "
-        "where it fits into memory; else copy fivestep's loop from ARCHITECTURE.md's train/loop.py."
+        f"This run cannot be written as a script: its data is an object of {data.origin}, and how it was made is not known. "
+        "Where it fits into memory, read it into arrays: fs.Data.arrays(x, y)."
     )

@@ -396,6 +396,53 @@ class Run(Model):
         return f"<pre>{html.escape(repr(self))}</pre>"
 
 
+class RunWithoutData(Run):
+    """A finished run whose data cannot be read again: it predicts and scores rows that it is given, and says of anything else why it cannot.
+
+    `why` is the reason, with the way on.
+    """
+
+    def __init__(
+        self, model: Model, why: str, *, history: list[dict[str, Any]], settings: Settings, findings: list[Any], folder: Path, self_test: tuple[Any, Any]
+    ):
+        Model.__init__(self, model._predictor, task=model._task, recipe=model._recipe, facts=model.facts)
+        self.history, self.settings, self.findings, self.folder = history, settings, findings, folder
+        self.why, self._kept_self_test = why, self_test
+        self._metrics = self._checks = None
+
+    @property
+    def splits(self) -> Any:  # type: ignore[override]
+        """There are none: UsageError, with the reason."""
+        raise UsageError(f"This run was loaded without its data. {self.why}")
+
+    def predict(self, rows_or_split: Any = "test", *, probabilities: bool = False, spread: bool = False) -> Any:
+        """Predictions for new rows; a split by its name is a UsageError."""
+        if isinstance(rows_or_split, str) and rows_or_split in ("train", "val", "test"):
+            return self.splits
+        return Model.predict(self, rows_or_split, probabilities=probabilities, spread=spread)
+
+    def calibrate(self) -> float:
+        """Validation rows are needed: UsageError."""
+        return self.splits
+
+    def eject(self, path: str | Path) -> list[Path]:
+        """The data is needed: UsageError."""
+        return self.splits
+
+    def plot(self, kind: str = "loss") -> Any:
+        """A matplotlib figure of the losses; what needs the data is a UsageError."""
+        return super().plot(kind) if kind == "loss" else self.splits
+
+    def _self_test_rows(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return self._kept_self_test
+
+    def _card(self) -> str:
+        return Model._card(self)
+
+    def __repr__(self) -> str:
+        return super().__repr__() + f"\n  without its data: {self.why}"
+
+
 def group_codes(values: Any) -> Any:
     """Any group labels as int64 codes."""
     if values is None:

@@ -204,11 +204,11 @@ def read_newest(parent: Path) -> files.Newest:
     return newest
 
 
-def read(path: Path) -> Any:
-    """The state that `capture` took, from one checkpoint's folder. Raises ArtifactError where a byte of it is damaged."""
+def read_parts(path: Path) -> tuple[dict[str, Tensor], Any]:
+    """(tensors, JSON) of one checkpoint's folder, for `restore`. Raises ArtifactError where a byte of it is damaged."""
     published = files.read_published(path, FILES)
-    found = tensors.state_from_bytes(published.contents["state.safetensors"], what=str(path), finite=False)
-    return join_state(found, files.read_json(published.contents["state.json"], limit=LIMIT, what=str(path)))
+    found = tensors.state_from_bytes(published.contents["state.safetensors"], what=str(path / "state.safetensors"), finite=False)
+    return found, files.read_json(published.contents["state.json"], limit=LIMIT, what=str(path / "state.json"))
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:

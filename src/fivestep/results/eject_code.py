@@ -308,6 +308,7 @@ def source_with_needs(target: Any) -> tuple[str, set[str]]:
 
     def add(one: Any) -> None:
         text = re.sub(r"  # (?:type: ignore|noqa).*", "", inspect.getsource(one)).rstrip()
+        text = re.sub(r'("""[^"\n]*\.)[^"]*"""', r'\1"""', text)  # of a docstring the first line: the rest speaks of what may be asked for
         names = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
         for name in sorted(names):
             other = vars(module).get(name)

@@ -119,12 +119,19 @@ def foreign_generators(model: nn.Module) -> list[str]:
 
 
 def built_in(script: Script, prepared: Any, recipe: Mapping[str, Any]) -> str:
-    """A built-in network: its class stands in the script."""
+    """A built-in network: its class stands in the script, with its sizes written out; where that is not known to give the same weights, as models.py has it."""
     cls: Any = models.BUILT_IN[recipe["name"]].make
     args = dict(recipe["args"])
-    if recipe["name"] == "mlp":
-        script.define("MLP", plain_mlp(args, flat=tensors_of(prepared.encoded["train"].inputs)[0].dim() == 2), "from torch import nn")
-        return "MLP()"
+    flat = tensors_of(prepared.encoded["train"].inputs)[0].dim() == 2
+    if recipe["name"] in PLAIN:
+        text = PLAIN[recipe["name"]](args, flat)
+        names: dict[str, Any] = {"nn": nn, "torch": torch, "functional": nn.functional}
+        exec(text, names)  # our own text
+        with seeds.restored(0):
+            made = names[cls.__name__]()
+        if building.parameter_hash(made.state_dict()) == building.parameter_hash(building.rebuild(recipe, seed=0).module.state_dict()):
+            script.define(cls.__name__, text, "import torch", "from torch import nn", "from torch.nn import functional")
+            return f"{cls.__name__}()"
     text, imports = source_with_needs(cls)
     script.define(cls.__name__, text, *imports)
     defaults = {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
@@ -136,7 +143,7 @@ def same_value(one: Any, other: Any) -> bool:
     return list(one) == list(other) if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)) else one == other
 
 
-def plain_mlp(args: Mapping[str, Any], *, flat: bool) -> str:
+def plain_mlp(args: Mapping[str, Any], flat: bool) -> str:
     """The MLP with its sizes written out. The names of its weights are those of `models.MLP`, and so is the order in which they are drawn."""
     counts = args["num_categories"] or []
     sizes = [min(args["embedding"], count) for count in counts]
@@ -165,6 +172,51 @@ def plain_mlp(args: Mapping[str, Any], *, flat: bool) -> str:
     else:
         lines += ["    def forward(self, inputs):", "        return self.layers(inputs" + (")" if flat else ".flatten(1))")]
     return "\n".join(lines)
+
+
+def plain_linear(args: Mapping[str, Any], flat: bool) -> str:
+    inputs = "inputs" if flat else "inputs.flatten(1)"
+    return (
+        f"class LinearModel(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.linear = nn.Linear({args['num_inputs']}, {args['num_outputs']})\n\n"
+        f"    def forward(self, inputs):\n        return self.linear({inputs})"
+    )
+
+
+def plain_cnn(args: Mapping[str, Any], flat: bool) -> str:
+    depth, height, width = args["image_shape"]
+    layers = []
+    for next_depth in args["channels"]:
+        convolution = f"nn.Conv2d({depth}, {next_depth}, 3, padding=1, bias=False)"
+        layers.append(f"{convolution}, nn.BatchNorm2d({next_depth}), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True),")
+        depth, height, width = next_depth, (height + 1) // 2, (width + 1) // 2
+    lines = ["class CNN(nn.Module):", "    def __init__(self):", "        super().__init__()", "        self.features = nn.Sequential("]
+    lines += [*(f"            {layer}" for layer in layers), "        )"]
+    lines += [f"        self.dropout = nn.Dropout({literal(args['dropout'])})"] if args["dropout"] else []
+    lines += [f"        self.head = nn.Linear({depth} * {height} * {width}, {args['num_outputs']})", "", "    def forward(self, images):"]
+    lines += [f"        images = images.unflatten(1, {literal(tuple(args['image_shape']))})"] if flat else []
+    features = "self.features(images).flatten(1)"
+    lines.append(f"        return self.head({f'self.dropout({features})' if args['dropout'] else features})")
+    return "\n".join(lines)
+
+
+def plain_resnet(args: Mapping[str, Any], flat: bool) -> str:
+    width, hidden = args["width"], max(1, int(args["width"] * args["hidden_factor"]))
+    lines = ["class ResNetBlock(nn.Module):", "    def __init__(self):", "        super().__init__()", f"        self.norm = nn.BatchNorm1d({width})"]
+    lines += [f"        self.widen = nn.Linear({width}, {hidden})", f"        self.narrow = nn.Linear({hidden}, {width})"]
+    for name in ("hidden_dropout", "dropout"):
+        lines += [f"        self.{name} = nn.Dropout({literal(args[name])})"] if args[name] else []
+    inner = "functional.relu(self.widen(self.norm(features)))"
+    inner = f"self.hidden_dropout({inner})" if args["hidden_dropout"] else inner
+    outer = "self.dropout(self.narrow(hidden))" if args["dropout"] else "self.narrow(hidden)"
+    lines += ["", "    def forward(self, features):", f"        hidden = {inner}", f"        return features + {outer}", "", ""]
+    lines += ["class ResNet(nn.Module):", "    def __init__(self):", "        super().__init__()", f"        self.first = nn.Linear({args['num_inputs']}, {width})"]
+    lines += [f"        self.blocks = nn.Sequential(*[ResNetBlock() for _ in range({args['depth']})])", f"        self.norm = nn.BatchNorm1d({width})"]
+    lines += [f"        self.head = nn.Linear({width}, {args['num_outputs']})", "", "    def forward(self, inputs):"]
+    lines += [f"        features = self.blocks(self.first({'inputs' if flat else 'inputs.flatten(1)'}))"]
+    return "\n".join([*lines, "        return self.head(functional.relu(self.norm(features)))"])
+
+
+PLAIN = {"linear": plain_linear, "mlp": plain_mlp, "cnn": plain_cnn, "resnet": plain_resnet}
 
 
 def instance(script: Script, model: nn.Module) -> str:
@@ -289,7 +341,9 @@ def loss_section(script: Script, prepared: Any, names: Names) -> tuple[str, Fed 
         source, imports = source_with_needs(models.member_loss)
         script.define("member_loss", source, *imports)
         text = f"member_loss({text})" if not names.weights else text
-    lines.append(f"loss = {text}" + class_weights_comment(prepared))
+    if prepared.settings.asked.get("class_weights") == "balanced":
+        lines.append("# The class weights are balanced by the training rows.")
+    lines.append(f"loss = {text}")
     kind = losses.kind_of(loss)
     targets = ", ".join(names.targets)
     pick = picked(script, prepared)
@@ -326,11 +380,6 @@ def loss_text(script: Script, prepared: Any) -> str:
             raise refuse("class weights of a loss of your own. Pass them as an argument of the loss.")
         return call(script.use(cls, "loss"), {key: literal(value) for key, value in table.items()})
     return script.use(loss, "loss")
-
-
-def class_weights_comment(prepared: Any) -> str:
-    asked = prepared.settings.asked.get("class_weights")
-    return "  # balanced by the training rows" if asked == "balanced" else ""
 
 
 def picked(script: Script, prepared: Any) -> str:
@@ -677,11 +726,15 @@ def loop_section(script: Script, prepared: Any, names: Names, fed: Fed | None, m
             zipped = f"zip({', '.join(pieces)})"
             if len(f"        for {item} in {zipped}:") > WIDTH:
                 listed = ", ".join(f"{name}_train" for name in names.all)
-                zipped = f"zip(*(tensor{'[order]' if shuffled else ''}.split(BATCH_SIZE) for tensor in ({listed})))"
+                if shuffled:
+                    body.append(f"shuffled = [tensor[order] for tensor in ({listed})]")
+                    zipped = "zip(*(tensor.split(BATCH_SIZE) for tensor in shuffled))"
+                else:
+                    zipped = f"zip(*(tensor.split(BATCH_SIZE) for tensor in ({listed})))"
         if plan.batches.augment:
             zipped, item = f"enumerate({zipped})", f"step_in_epoch, ({item})" if len(pieces) > 1 else f"step_in_epoch, {item}"
         body.append(f"for {item} in {zipped}:")
-        body += ["    " + line for line in steps]
+        body += ["    " + line if line else "" for line in steps]
     if average is not None and average.name == "SWA":
         first = swa_start(average, plan.epochs)
         body += [f"if epoch >= {first}:", f"    move_average(1 / (epoch - {first} + 1))"]
@@ -690,7 +743,10 @@ def loop_section(script: Script, prepared: Any, names: Names, fed: Fed | None, m
         evaluate_function(script, prepared, names, fed)
         model = "model"
         if average is not None:
-            model = "averaged" if average.name == "EMA" else f"averaged if epoch >= {swa_start(average, plan.epochs)} else model"
+            model = "averaged"
+        if average is not None and average.name == "SWA":
+            model = "chosen"
+            body.append(f"chosen = averaged if epoch >= {swa_start(average, plan.epochs)} else model")
         shown = "val_loss" if plan.monitor == "loss" else f"val_{identifier(plan.monitor)}"
         checked = [f"{shown} = evaluate({model})"]
         if best or patience is not None:
@@ -710,7 +766,7 @@ def loop_section(script: Script, prepared: Any, names: Names, fed: Fed | None, m
     if plan.validate_every == 1:
         body += [line.replace("val_loss", shown if validates else "val_loss") for line in moves.after_validation]
     body += ending
-    lines += ["    " + line for line in body]
+    lines += ["    " + line if line else "" for line in body]
     if best:
         lines += ["", "model.load_state_dict(best_weights)"]
     elif average is not None and (average.name == "EMA" or plan.epochs > swa_start(average, plan.epochs)):
@@ -725,12 +781,11 @@ def identifier(name: str) -> str:
 def keeping(prepared: Any, model: str, shown: str, best: bool, patience: int | None) -> list[str]:
     """The best value so far, the weights that gave it, and how long ago that was."""
     sign = "<" if prepared.training.stopping.mode == "min" else ">"
-    copied = model if model in ("model", "averaged") else f"({model})"
     lines = [f"if {shown} {sign} best:", f"    best = {shown}"]
     if patience is not None:
         lines[-1] = f"    best, waited = {shown}, 0"
     if best:
-        lines.append(f"    best_weights = {{name: tensor.clone() for name, tensor in {copied}.state_dict().items()}}")
+        lines.append(f"    best_weights = {{name: tensor.clone() for name, tensor in {model}.state_dict().items()}}")
     if patience is not None:
         lines += ["else:", "    waited += 1"]
     return lines
@@ -806,7 +861,7 @@ def step_lines(script: Script, prepared: Any, names: Names, fed: Fed | None, mov
         own = script.use(plan.user_step, "step")
         first = "optimizers" if several else "optimizer"
         lines.append(f"scalars = {own}(model, {first}, {names.inputs_text}, {names.targets_text})  # the five steps are in your own function")
-        lines.append("losses.append(float(next(iter(scalars.values()))))")
+        lines.append("losses.append(torch.as_tensor(next(iter(scalars.values()))).item())")
     elif getattr(training.optimizer, "needs_closure", False):
         lines += closure_lines(script, prepared, names, fed)
     else:
@@ -916,7 +971,7 @@ def closure_lines(script: Script, prepared: Any, names: Names, fed: Fed | None) 
         raise refuse("LBFGS with part_size=. Leave part_size out.")
     lines = forward_and_loss(script, prepared, names, fed)
     inner = [*lines, "optimizer.zero_grad()  # 3. zero the gradients", "value.backward()  # 4. backward", *clip_lines(prepared, False), "return value.detach()"]
-    return ["def closure():", *("    " + line for line in inner), "", "losses.append(optimizer.step(closure).item())  # 5. step, which calls the four as often as it needs"]
+    return ["def closure():", *("    " + line for line in inner), "", "losses.append(optimizer.step(closure).item())  # 5. step, which asks for 1 to 4 as often as it needs"]
 
 
 def evaluate_function(script: Script, prepared: Any, names: Names, fed: Fed | None) -> None:

@@ -80,9 +80,9 @@ class TableReader:
                 arguments += [f"encoding={literal(options.encoding)}"] if options.encoding.lower().replace("_", "-") not in ("utf-8", "utf8") else []
             reads.append(f"pl.read_{'parquet' if '.parquet' in place else 'csv'}({', '.join(arguments)})")
         text = f"table = {reads[0]}" if len(reads) == 1 else f"table = pl.concat({enclosed('[', reads, ']', 8)})"
-        if ".parquet" not in places[0]:
-            text += "  # every column as text"
+        comment = "" if ".parquet" in places[0] else "# Every column is read as text first.\n"
         self.script.imports.add("import polars as pl")
+        text = comment + text
         self.tried.run(text)
         table = self.tried.names["table"]
         if [name for name in self.typed.names if name not in table.columns]:
@@ -167,7 +167,9 @@ class TableReader:
             return self.number(name, expected)
         words = {word: 1 for word in (*TRUE, "1")} | {word: 0 for word in (*FALSE, "0")}
         found = {text: words[text.strip().lower()] for text in sorted(series.drop_nulls().unique().to_list()) if text.strip().lower() in words}
-        text = f"table[{literal(name)}].replace_strict({literal(found)}, default=None, return_dtype=pl.Float64).to_torch()"
+        self.script.define("boolean", BOOLEAN)
+        self.tried.run(BOOLEAN)
+        text = f"boolean(table[{literal(name)}], {literal(found)})"
         if not self.tried.equals(text, expected):
             raise NotPlain(f"column {name!r}")
         return text
@@ -290,13 +292,13 @@ class TableReader:
             parts += [self._one_hot(column) for column in categories]
         if len(parts) > 1 or not rows:
             joined = [f"{part}" for part in parts] or ["torch.zeros(len(table), 0)"]
-            text = f"{x} = " + (joined[0] if len(joined) == 1 else enclosed("torch.cat([", joined, "], dim=1)"))
+            text = f"{x} = {joined[0]}" if len(joined) == 1 else enclosed(f"{x} = torch.cat([", joined, "], dim=1)")
             if flags:
                 text = f"# Beside the numbers stand marks of those that were missing ({flag_names})" + (" and one input a category.\n" if categories and columns.categories == "onehot" else ".\n") + text
             lines.append(text)
         if columns.categories == "codes":
             codes = [self._codes(column) for column in categories]
-            lines.append(f"{names[1]} = " + enclosed("torch.stack([", codes, "], dim=1)"))
+            lines.append(enclosed(f"{names[1]} = torch.stack([", codes, "], dim=1)"))
         text = "\n".join(lines)
         self.tried.run(text)
         return text
@@ -399,6 +401,10 @@ def circle_function(name: str) -> str:
         f"    return torch.from_numpy(np.{function}(2 * np.pi * (place.cast(pl.Float64).to_numpy() / period)))"
     )
 
+
+BOOLEAN = '''def boolean(column, words):
+    """float64 (rows,): 1 or 0 for these words, NaN for anything else."""
+    return column.replace_strict(words, default=None, return_dtype=pl.Float64).to_torch()'''
 
 ONE_HOT = '''def one_hot(column, categories):
     """float32 (rows, categories): 1 where the column has this category; None stands for no value."""

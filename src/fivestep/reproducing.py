@@ -66,7 +66,9 @@ def read_kept(folder: Path) -> Kept:
 def class_again(recipe: dict[str, Any]) -> Any:
     """The user's class of a run, imported; None for a built-in. SettingsError for an instance, whose making no record holds."""
     if recipe["kind"] == "instance":
-        raise SettingsError(f"The run was given an instance of {recipe['module']}.{recipe['qualname']}. Give one again: load_run(folder, model={recipe['qualname']}(...)).")
+        raise SettingsError(
+            f"The run was given an instance of {recipe['module']}.{recipe['qualname']}. Give one again: load_run(folder, model={recipe['qualname']}(...))."
+        )
     return None if recipe["kind"] == "built-in" else building._found_again(recipe)
 
 

@@ -21,10 +21,10 @@ from fivestep.checks.findings import Finding
 from fivestep.errors import DataError, FindingsError, MissingInputError, NonFiniteError, UsageError
 from fivestep.model import building, models
 from fivestep.preparing import Session, prepare
+from fivestep.reproducing import class_again, environment_differs, prepare_from_start, read_kept
 from fivestep.results import artifact as artifacts
 from fivestep.results import runs
 from fivestep.results.run import Model, Run, RunWithoutData
-from fivestep.reproducing import class_again, environment_differs, prepare_from_start, read_kept
 from fivestep.resuming import prepare_again
 from fivestep.train import checkpoints
 from fivestep.train import epochs as training_epochs

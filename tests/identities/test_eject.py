@@ -84,7 +84,11 @@ def assert_same_weights(run, tmp_path: Path, ignore: str = "E999") -> str:
     assert len(printed) == len(run.history) + 1  # a line for each epoch: it stopped where the run stopped
     ruff = shutil.which("ruff", path=os.path.dirname(sys.executable))
     if ruff is not None:  # no import, variable or f-string that nothing needs
-        done = subprocess.run([ruff, "check", "--isolated", "--select", "E,F,W", "--line-length", "130", "--ignore", ignore, str(folder / "train.py")], capture_output=True, text=True)
+        done = subprocess.run(
+            [ruff, "check", "--isolated", "--select", "E,F,W", "--line-length", "130", "--ignore", ignore, str(folder / "train.py")],
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stdout + text
     return text
 
@@ -108,7 +112,7 @@ def dropout_mlp():
     return nn.Sequential(nn.Linear(7, 11), nn.ReLU(), nn.Dropout(0.3), nn.Linear(11, 1))
 
 
-MINE = '''
+MINE = """
 import torch
 from torch import nn
 
@@ -153,9 +157,9 @@ def own_step(model, optimizer, inputs, targets):
     value.backward()
     optimizer.step()
     return {"loss": value}
-'''
+"""
 
-PARTS = '''
+PARTS = """
 from torch import nn
 
 
@@ -166,7 +170,7 @@ class Head(nn.Module):
 
     def forward(self, x):
         return self.linear(x)
-'''
+"""
 
 
 @pytest.fixture
@@ -352,7 +356,9 @@ RUNS = {
     ),
     "a cycle, then constant": dict(scheduler=[{"name": "OneCycleLR", "epochs": 2}, {"name": "ConstantLR", "factor": 0.5}], optimizer="SGD"),
     "plateau, early stopping": dict(scheduler={"name": "ReduceLROnPlateau", "patience": 0}, lr=0.5, patience=1, epochs=12, optimizer="SGD"),
-    "warm-up, then plateau": dict(scheduler=[{"name": "LinearLR", "epochs": 2}, {"name": "ReduceLROnPlateau", "patience": 0}], lr=0.5, optimizer="SGD", epochs=7),
+    "warm-up, then plateau": dict(
+        scheduler=[{"name": "LinearLR", "epochs": 2}, {"name": "ReduceLROnPlateau", "patience": 0}], lr=0.5, optimizer="SGD", epochs=7
+    ),
     "early stopping keeps the best": dict(lr=0.3, patience=2, epochs=30),
     "SWA, validated every second epoch": dict(average={"name": "SWA", "start": 0.5}, validate_every=2, epochs=5),
     "SWA, the last": dict(average="SWA", keep="last"),
@@ -397,7 +403,9 @@ def test_a_resnet_and_an_ensemble(tmp_path):
 
 def test_a_users_module_with_freeze_and_groups(tmp_path, mine):
     splits = fs.Data.arrays(*numbers()).split()
-    run = fit(mine.Net, splits, freeze=["backbone.*"], groups={"middle.*": {"lr": 1e-4, "weight_decay": 0.0}}, lr=0.01, model_args={"widths": (9,)}, clip_norm=1.0)
+    run = fit(
+        mine.Net, splits, freeze=["backbone.*"], groups={"middle.*": {"lr": 1e-4, "weight_decay": 0.0}}, lr=0.01, model_args={"widths": (9,)}, clip_norm=1.0
+    )
     text = assert_same_weights(run, tmp_path)
     assert {path.name for path in (tmp_path / "ejected").glob("*.py")} == {"train.py", "mine.py", "parts.py"}
     assert "model.backbone.eval()" in text and "model.middle.parameters()" in text

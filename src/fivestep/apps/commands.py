@@ -514,9 +514,11 @@ def describe_path(path: Path) -> dict[str, Any]:
     tensors = sum(tensor.numel() for tensor in found.state.values())
     recipe = found.recipe
     facts |= {"model": recipe.get("name") or recipe.get("qualname") or recipe.get("class"), "model args": recipe.get("args", {}), "numbers": tensors}
-    return facts | {"task": found.decoding.get("task"), "classes": found.decoding.get("classes"), "sha256": found.digest} | {
-        "weights_sha256": found.facts.get("weights_sha256")
-    }
+    return (
+        facts
+        | {"task": found.decoding.get("task"), "classes": found.decoding.get("classes"), "sha256": found.digest}
+        | {"weights_sha256": found.facts.get("weights_sha256")}
+    )
 
 
 def emit(value: Any) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from fivestep import files
 from fivestep.errors import CannotCreateError, SettingsError, UsageError
@@ -22,7 +23,9 @@ from fivestep.model.optimizers import join_state
 from fivestep.results import runs
 from fivestep.results.eject_code import Script, file_of, imports_fivestep, literal, why_not_from_a_file
 from fivestep.results.eject_data import check_in_memory, data_section, dataset_refusal, names_of
-from fivestep.results.eject_loop import loop_section, loss_section, model_section, optimizer_section, schedule_section
+from fivestep.results.eject_loop import loop_section, loss_section
+from fivestep.results.eject_model import model_section
+from fivestep.results.eject_optimizer import optimizer_section, schedule_section
 from fivestep.train import checkpoints
 
 WEIGHTS_SHA256 = '''def weights_sha256(model):
@@ -88,7 +91,7 @@ def script_text(script: Script, prepared: Any, name: str, weights_sha256: str, f
     section("model, loss, optimizer", "\n".join(line for line in (model, loss, optimizer, moves.made) if line))
     section("training: the five steps", loop_section(script, prepared, names, fed, moves))
     script.define("weights_sha256", WEIGHTS_SHA256, "import hashlib", "import json", "import torch")
-    section("result", f'print("SHA-256 of the weights:", weights_sha256(model))' + compiled_line(prepared))
+    section("result", 'print("SHA-256 of the weights:", weights_sha256(model))' + compiled_line(prepared))
 
     body = "\n\n\n".join(f"# -- {title} {'-' * (112 - len(title))}\n\n{text}" for title, text in sections)
     drawn = [key for key in ("derive", "generator") if re.search(rf"\b{key}\(", body)]
@@ -159,7 +162,7 @@ def first_weights(prepared: Any, folder: Path | None) -> dict[str, Tensor] | Non
     """
     given = prepared.settings.asked.get("weights") is not None
     kept = None if folder is None else checkpoint_weights(folder)
-    lazy = any(isinstance(module, nn.modules.lazy.LazyModuleMixin) for module in prepared.training.model.modules()) or getattr(prepared.built, "was_lazy", False)
+    lazy = any(isinstance(module, LazyModuleMixin) for module in prepared.training.model.modules()) or getattr(prepared.built, "was_lazy", False)
     if prepared.built.rebuildable and not given and not lazy:
         if kept is None:
             return None
@@ -167,7 +170,13 @@ def first_weights(prepared: Any, folder: Path | None) -> dict[str, Tensor] | Non
         same_start = building.parameter_hash(again.module.state_dict()) == building.parameter_hash(kept)
         return None if same_start else kept
     if kept is None:
-        why = "its weights= were given" if given else "its model was an instance" if prepared.built.recipe["kind"] == "instance" else "its first weights cannot be built again"
+        why = (
+            "its weights= were given"
+            if given
+            else "its model was an instance"
+            if prepared.built.recipe["kind"] == "instance"
+            else "its first weights cannot be built again"
+        )
         raise SettingsError(
             f"This run cannot be written as a script: {why}, and nothing has kept the weights that it began with. Train with a folder (folder='runs') and "
             "checkpoints, which begin with step 0; or give the class, model=Net, model_args={...}."
@@ -187,8 +196,7 @@ def checkpoint_weights(folder: Path) -> dict[str, Tensor] | None:
     if not path.is_dir():
         return None
     state = join_state(*checkpoints.read_parts(path))
-    tensors: Mapping[str, Tensor] = state["model"]["parameters"] | state["model"]["buffers"]
-    return {name: tensor for name, tensor in tensors.items()}
+    return state["model"]["parameters"] | state["model"]["buffers"]
 
 
 # -- told before the run ---------------------------------------------------------------------------------------------------------------------------------------
@@ -206,7 +214,9 @@ def obstacles(arguments: Mapping[str, Any], splits: Any, built: Any) -> list[str
     elif recipe["kind"] == "import" and recipe.get("file") and file_of(type(built.module)) is not None:
         line = imports_fivestep(Path(recipe["file"]))
         if line is not None:
-            found.append(f"model: {Path(recipe['file']).name} imports fivestep (line {line}), and a script that stands alone cannot. Move the class to a file of its own.")
+            found.append(
+                f"model: {Path(recipe['file']).name} imports fivestep (line {line}), and a script that stands alone cannot. Move the class to a file of its own."
+            )
     for key in ("loss", "compute", "step", "optimizer", "scheduler", "augment", "batches", "output"):
         for function in functions_in(arguments.get(key)):
             why = why_not_from_a_file(function, key)

@@ -56,7 +56,7 @@ class Script:
             return found[0]
         why = why_not_from_a_file(target, what)
         if why is not None:
-            raise SettingsError(f"This run cannot be written as a script: {why}")
+            raise refuse(f"{why}")
         module, qualname = imported_as(target)
         if file_of(target) is not None:
             for path, name in files_of_module(target).items():
@@ -99,6 +99,11 @@ def joined_imports(lines: Sequence[str]) -> str:
             module, _, name = line.removeprefix("from ").partition(" import ")
             by_module.setdefault(module, []).append(name)
     return "\n".join([*plain, *(f"from {module} import {', '.join(sorted(names))}" for module, names in by_module.items())])
+
+
+def refuse(why: str) -> SettingsError:
+    """The error for what cannot be written, with the way on."""
+    return SettingsError(f"This run cannot be written as a script: {why}")
 
 
 # -- literals --------------------------------------------------------------------------------------------------------------------------------------------------
@@ -163,14 +168,16 @@ def constructor(module: nn.Module, what: str) -> str:
             continue
         if not hasattr(module, name):
             if parameter.default is inspect.Parameter.empty:
-                raise SettingsError(f"This run cannot be written as a script: the argument {name} of {what}, a {cls.__name__}, cannot be told from the instance.")
+                raise SettingsError(
+                    f"This run cannot be written as a script: the argument {name} of {what}, a {cls.__name__}, cannot be told from the instance."
+                )
             continue
         value = getattr(module, name)
         if isinstance(value, Tensor) or value != parameter.default:
             try:
                 arguments[name] = literal(value)
             except TypeError as error:
-                raise SettingsError(f"This run cannot be written as a script: {name} of {what}, a {cls.__name__}: {error}.") from error
+                raise refuse(f"{name} of {what}, a {cls.__name__}: {error}.") from error
     return call(f"nn.{cls.__name__}", arguments)
 
 
@@ -312,9 +319,9 @@ def source_with_needs(target: Any) -> tuple[str, set[str]]:
         names = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
         for name in sorted(names):
             other = vars(module).get(name)
-            if inspect.isclass(other) or inspect.isfunction(other):
-                if other.__module__ == module.__name__ and other is not one and name not in texts:
-                    add(other)
+            ours = (inspect.isclass(other) or inspect.isfunction(other)) and other.__module__ == module.__name__
+            if ours and other is not one and name not in texts:
+                add(other)
         used.update(names)
         texts[one.__name__] = text
 

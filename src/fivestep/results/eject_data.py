@@ -85,7 +85,9 @@ def names_of(prepared: Any) -> Names:
     else:
         form = "tuple"
         named = ("numbers", "codes") if prepared.splits.columns is not None else tuple(f"x{place}" for place in range(len(inputs)))
-    return Names(named, form, keys, ("y",) if len(targets) == 1 else tuple(f"y{place}" for place in range(len(targets))), None if source.weights is None else "w")
+    return Names(
+        named, form, keys, ("y",) if len(targets) == 1 else tuple(f"y{place}" for place in range(len(targets))), None if source.weights is None else "w"
+    )
 
 
 def tensors_by_name(names: Names, source: Any) -> dict[str, Tensor]:
@@ -284,7 +286,7 @@ def images_text(script: Script, prepared: Any, names: Names, tried: Tried, parts
             lines = [
                 f"FOLDER = {place if place.startswith('HERE') else f'Path({place})'}",
                 "classes = sorted(folder.name for folder in FOLDER.iterdir() if folder.is_dir())",
-                f"paths = [path for name in classes for path in sorted((FOLDER / name).rglob(\"*\")) if {suffix}]",
+                f'paths = [path for name in classes for path in sorted((FOLDER / name).rglob("*")) if {suffix}]',
                 "x = torch.stack([read_image(path) for path in paths]).float() / 255",
                 "y = torch.tensor([classes.index(path.relative_to(FOLDER).parts[0]) for path in paths])",
             ]
@@ -294,7 +296,9 @@ def images_text(script: Script, prepared: Any, names: Names, tried: Tried, parts
             except Exception:  # a candidate that Pillow or torch refuses is none
                 continue
             if same_bits(tried.names["x"], wanted) and same_bits(tried.names["y"], data.source.targets[0]):
-                script.define("read_image", function, "import numpy as np", "import torch", "from PIL import Image", *(["from PIL import ImageOps"] if turned else []))
+                script.define(
+                    "read_image", function, "import numpy as np", "import torch", "from PIL import Image", *(["from PIL import ImageOps"] if turned else [])
+                )
                 seen = tensors_by_name(names, prepared.encoded["train"])
                 for name in names.all:
                     if seen[name].dtype != tried.names[name].dtype:
@@ -355,7 +359,7 @@ def split_candidates(script: Script, prepared: Any, tried: Tried, rows: dict[str
     sizes = {name: len(found) for name, found in rows.items()}
     num_test = len(splits.test) if splits.test is not None else 0
     train, val = sizes["train"], sizes.get("val", 0)
-    rest = f"  # the other {num_test:,} rows are the test split" if num_test and splits.test.data is splits.train.data else ""
+    rest = f"  # the other {num_test:,} rows are the test split" if num_test and splits.test is not None and splits.test.data is splits.train.data else ""
     total = len(splits.train.data)
     seed = splits.options.get("seed", 0)
     found = []
@@ -379,7 +383,9 @@ def split_candidates(script: Script, prepared: Any, tried: Tried, rows: dict[str
         for source in sources:
             order = f"{source}.argsort(stable=True)" if source.startswith("number") else f"{source}.to_physical().to_torch().argsort(stable=True)"
             found.append(f"order = {order}  # by time: the earliest rows train\n" + cut("order", ""))
-        found.append(f'order = table[{literal(name)}].rank("dense").to_torch().long().argsort(stable=True)  # by time: the earliest rows train\n' + cut("order", ""))
+        found.append(
+            f'order = table[{literal(name)}].rank("dense").to_torch().long().argsort(stable=True)  # by time: the earliest rows train\n' + cut("order", "")
+        )
     column = splits.options.get("column") if method == "column" else None
     group = splits.options.get("group") if method == "groups" else None
     if isinstance(column or group, str) and "table" in tried.names:
@@ -391,7 +397,9 @@ def split_candidates(script: Script, prepared: Any, tried: Tried, rows: dict[str
                 if column and len(values) == 1:
                     lines.append(f"{name} = (table[{literal(column)}] == {literal(values[0])}).arg_true().cast(pl.Int64).to_torch()")
                 else:
-                    inside = enclosed(f"{name} = table[{literal(column or group)}].is_in([", [literal(value) for value in values], "]).arg_true().cast(pl.Int64).to_torch()")
+                    inside = enclosed(
+                        f"{name} = table[{literal(column or group)}].is_in([", [literal(value) for value in values], "]).arg_true().cast(pl.Int64).to_torch()"
+                    )
                     lines.append(inside)
         if len(lines) == len(rows):
             found.append("\n".join(lines) + rest)

@@ -1,4 +1,4 @@
-"""Model, loss, optimizer, schedule and the five steps of an ejected script.
+"""The loss and the five steps of an ejected script.
 
 Enters: what a run was prepared from. Leaves: text in the order of events, with only the lines that this run used. The decision that shaped it: each feature
 that can change a weight adds its own lines at the place where it acts in `train/epochs.py` and `train/loop.py`, so that the two can be read side by side.
@@ -9,310 +9,22 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import lr_scheduler
 
 from fivestep import seeds
 from fivestep.data.batches import map_tensors, tensors_of
-from fivestep.errors import SettingsError
-from fivestep.model import building, losses, models
-from fivestep.results.eject_code import WIDTH, Script, call, constructor, enclosed, file_of, literal, source_with_needs, torch_name
-from fivestep.results.eject_data import Names, here, use_derive, use_generator
-from fivestep.tensors import state_to_bytes
+from fivestep.model import losses, models
+from fivestep.model.weights import same_bits
+from fivestep.results.eject_code import WIDTH, Script, call, constructor, literal, refuse, source_with_needs
+from fivestep.results.eject_data import Names, use_derive, use_generator
+from fivestep.results.eject_model import reach, seeding
+from fivestep.results.eject_optimizer import Moves
 from fivestep.train import loop
-
-
-def refuse(why: str) -> SettingsError:
-    return SettingsError(f"This run cannot be written as a script: {why}")
-
-
-# -- the model -------------------------------------------------------------------------------------------------------------------------------------------------
-
-READ_TENSORS = '''def read_tensors(path):
-    """The tensors of a safetensors file, by name."""
-    content = bytearray(path.read_bytes())
-    start = 8 + int.from_bytes(content[:8], "little")
-    tensors = {}
-    for name, entry in json.loads(content[8:start]).items():
-        if name != "__metadata__":
-            begin, end = entry["data_offsets"]
-            data = torch.frombuffer(content[start + begin : start + end] or bytearray(1), dtype=torch.uint8)[: end - begin]
-            tensors[name] = data.view(DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    return tensors'''
-
-
-def model_section(script: Script, prepared: Any, start: dict[str, Tensor] | None) -> str:
-    """`model = Net(...)`, with the weights that the run began with; frozen parts frozen."""
-    recipe, model = prepared.built.recipe, prepared.training.model
-    lines = []
-    script.imports.add("import torch")
-    if start is None:
-        lines += [f"{seed}" for seed in seeding(script, model, "SEED")]
-    if recipe["kind"] == "built-in":
-        lines.append(f"model = {built_in(script, prepared, recipe)}")
-    elif recipe["kind"] == "import":
-        target = class_of(prepared)
-        args = {key: building._decoded(value) for key, value in recipe["args"].items()}
-        name = script.use(target, "model")
-        positional = [literal(args.pop(key)) for key in building._positional_names(target) if key in args]
-        lines.append(f"model = {call(name, {key: literal(value) for key, value in args.items()}, first=positional)}")
-    else:
-        lines.append(f"model = {instance(script, model)}")
-    if start is not None:
-        script.files["initial.safetensors"] = bytes(state_to_bytes(start))
-        here(script)
-        dtypes = {"F32": torch.float32, "F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64, "I32": torch.int32}
-        dtypes |= {"U8": torch.uint8, "BOOL": torch.bool, "I8": torch.int8, "I16": torch.int16}
-        used = {name: dtype for name, dtype in dtypes.items() if any(tensor.dtype == dtype for tensor in start.values())}
-        if len(used) == 1:
-            (dtype,) = used.values()
-            text = READ_TENSORS.replace('DTYPES[entry["dtype"]]', str(dtype))
-        else:
-            text = READ_TENSORS.replace("DTYPES[", "{" + ", ".join(f'"{name}": {dtype}' for name, dtype in used.items()) + "}[")
-        script.define("read_tensors", text, "import json")
-        why = "the weights that the run began with" + (" (weights=)" if prepared.arguments.get("weights") is not None or "weights" in prepared.settings.asked else "")
-        lines.append(f'model.load_state_dict(read_tensors(HERE / "initial.safetensors"))  # {why}')
-    lines += frozen(prepared)
-    if prepared.device.type != "cpu":
-        lines.append(f'model.to("{prepared.device}")')
-    return "\n".join(lines)
-
-
-def class_of(prepared: Any) -> Any:
-    """The class or function that a recipe speaks of: as it was given, else found again."""
-    given = prepared.arguments.get("model")
-    if given is not None and not isinstance(given, (str, nn.Module)):
-        return given
-    return building._found_again(prepared.built.recipe)
-
-
-def seeding(script: Script, model: Any, seed: str, *, forward: bool = False) -> list[str]:
-    """The seeds that building, or a forward, may draw from: torch's, and Python's and numpy's where the model's file imports them."""
-    lines = [f"torch.manual_seed({seed})" + ("  # for what forward draws, such as dropout" if forward else "")]
-    for name in foreign_generators(model):
-        if name == "random":
-            script.imports.add("import random")
-            lines.append(f"random.seed({seed})")
-        else:
-            script.imports.add("import numpy as np")
-            lines.append(f"np.random.seed({seed} & 0xFFFFFFFF)")
-    return lines
-
-
-def foreign_generators(model: nn.Module) -> list[str]:
-    """"random" and "numpy" where a file of the user's that the model's classes stand in uses their global generators."""
-    texts = []
-    for path in {file_of(type(module)) for module in model.modules()} - {None}:
-        if "fivestep" not in path.parts or "model" not in path.parts:
-            texts.append(path.read_text(encoding="utf-8", errors="replace"))
-    found = []
-    if any(re.search(r"^\s*(import random|from random import)", text, re.M) for text in texts):
-        found.append("random")
-    if any(re.search(r"(np|numpy)\.random", text) for text in texts):
-        found.append("numpy")
-    return found
-
-
-def built_in(script: Script, prepared: Any, recipe: Mapping[str, Any]) -> str:
-    """A built-in network: its class stands in the script, with its sizes written out; where that is not known to give the same weights, as models.py has it."""
-    cls: Any = models.BUILT_IN[recipe["name"]].make
-    args = dict(recipe["args"])
-    flat = tensors_of(prepared.encoded["train"].inputs)[0].dim() == 2
-    if recipe["name"] in PLAIN:
-        text = PLAIN[recipe["name"]](args, flat)
-        names: dict[str, Any] = {"nn": nn, "torch": torch, "functional": nn.functional}
-        exec(text, names)  # our own text
-        with seeds.restored(0):
-            made = names[cls.__name__]()
-        if building.parameter_hash(made.state_dict()) == building.parameter_hash(building.rebuild(recipe, seed=0).module.state_dict()):
-            script.define(cls.__name__, text, "import torch", "from torch import nn", "from torch.nn import functional")
-            return f"{cls.__name__}()"
-    text, imports = source_with_needs(cls)
-    script.define(cls.__name__, text, *imports)
-    defaults = {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
-    given = {key: literal(value) for key, value in args.items() if not same_value(value, defaults.get(key, inspect.Parameter.empty))}
-    return call(cls.__name__, given)
-
-
-def same_value(one: Any, other: Any) -> bool:
-    return list(one) == list(other) if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)) else one == other
-
-
-def plain_mlp(args: Mapping[str, Any], flat: bool) -> str:
-    """The MLP with its sizes written out. The names of its weights are those of `models.MLP`, and so is the order in which they are drawn."""
-    counts = args["num_categories"] or []
-    sizes = [min(args["embedding"], count) for count in counts]
-    width, layers = args["num_inputs"] + sum(sizes), []
-    for next_width in args["widths"]:
-        activation = f"nn.{args['activation']}()"
-        dropout = f"nn.Dropout({literal(args['dropout'])})" if args["dropout"] else "nn.Identity()"
-        layers.append(f"nn.Linear({width}, {next_width}), {activation}, {dropout},")
-        width = next_width
-    layers.append(f"nn.Linear({width}, {args['num_outputs']}),")
-    lines = ["class MLP(nn.Module):", "    def __init__(self):", "        super().__init__()"]
-    if counts:
-        lines += [
-            "        self.embeddings = nn.ModuleList(  # a vector for each code of each category column",
-            "            nn.Embedding.from_pretrained(torch.empty(count, size).uniform_(-(size**-0.5), size**-0.5), freeze=False)",
-            f"            for count, size in {literal(list(zip(counts, sizes)))}",
-            "        )",
-        ]
-    lines += ["        self.layers = nn.Sequential(", *(f"            {layer}" for layer in layers), "        )", ""]
-    if counts:
-        lines += [
-            "    def forward(self, numbers, codes):",
-            "        vectors = [embedding(column) for embedding, column in zip(self.embeddings, codes.unbind(1))]",
-            "        return self.layers(torch.cat([numbers, *vectors], dim=1))",
-        ]
-    else:
-        lines += ["    def forward(self, inputs):", "        return self.layers(inputs" + (")" if flat else ".flatten(1))")]
-    return "\n".join(lines)
-
-
-def plain_linear(args: Mapping[str, Any], flat: bool) -> str:
-    inputs = "inputs" if flat else "inputs.flatten(1)"
-    return (
-        f"class LinearModel(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.linear = nn.Linear({args['num_inputs']}, {args['num_outputs']})\n\n"
-        f"    def forward(self, inputs):\n        return self.linear({inputs})"
-    )
-
-
-def plain_cnn(args: Mapping[str, Any], flat: bool) -> str:
-    depth, height, width = args["image_shape"]
-    layers = []
-    for next_depth in args["channels"]:
-        convolution = f"nn.Conv2d({depth}, {next_depth}, 3, padding=1, bias=False)"
-        layers.append(f"{convolution}, nn.BatchNorm2d({next_depth}), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True),")
-        depth, height, width = next_depth, (height + 1) // 2, (width + 1) // 2
-    lines = ["class CNN(nn.Module):", "    def __init__(self):", "        super().__init__()", "        self.features = nn.Sequential("]
-    lines += [*(f"            {layer}" for layer in layers), "        )"]
-    lines += [f"        self.dropout = nn.Dropout({literal(args['dropout'])})"] if args["dropout"] else []
-    lines += [f"        self.head = nn.Linear({depth} * {height} * {width}, {args['num_outputs']})", "", "    def forward(self, images):"]
-    lines += [f"        images = images.unflatten(1, {literal(tuple(args['image_shape']))})"] if flat else []
-    features = "self.features(images).flatten(1)"
-    lines.append(f"        return self.head({f'self.dropout({features})' if args['dropout'] else features})")
-    return "\n".join(lines)
-
-
-def plain_resnet(args: Mapping[str, Any], flat: bool) -> str:
-    width, hidden = args["width"], max(1, int(args["width"] * args["hidden_factor"]))
-    lines = ["class ResNetBlock(nn.Module):", "    def __init__(self):", "        super().__init__()", f"        self.norm = nn.BatchNorm1d({width})"]
-    lines += [f"        self.widen = nn.Linear({width}, {hidden})", f"        self.narrow = nn.Linear({hidden}, {width})"]
-    for name in ("hidden_dropout", "dropout"):
-        lines += [f"        self.{name} = nn.Dropout({literal(args[name])})"] if args[name] else []
-    inner = "functional.relu(self.widen(self.norm(features)))"
-    inner = f"self.hidden_dropout({inner})" if args["hidden_dropout"] else inner
-    outer = "self.dropout(self.narrow(hidden))" if args["dropout"] else "self.narrow(hidden)"
-    lines += ["", "    def forward(self, features):", f"        hidden = {inner}", f"        return features + {outer}", "", ""]
-    lines += ["class ResNet(nn.Module):", "    def __init__(self):", "        super().__init__()", f"        self.first = nn.Linear({args['num_inputs']}, {width})"]
-    lines += [f"        self.blocks = nn.Sequential(*[ResNetBlock() for _ in range({args['depth']})])", f"        self.norm = nn.BatchNorm1d({width})"]
-    lines += [f"        self.head = nn.Linear({width}, {args['num_outputs']})", "", "    def forward(self, inputs):"]
-    lines += [f"        features = self.blocks(self.first({'inputs' if flat else 'inputs.flatten(1)'}))"]
-    return "\n".join([*lines, "        return self.head(functional.relu(self.norm(features)))"])
-
-
-PLAIN = {"linear": plain_linear, "mlp": plain_mlp, "cnn": plain_cnn, "resnet": plain_resnet}
-
-
-def instance(script: Script, model: nn.Module) -> str:
-    """A call that makes a module like this one: torch's own from what they tell of themselves, the user's class where it needs no arguments."""
-    text = of_torch(script, model)
-    if text is not None:
-        return text
-    cls = type(model)
-    name = script.use(cls, "model")
-    with seeds.restored(0):
-        try:
-            made = cls()
-        except Exception as error:  # the user's own code: anything can come
-            raise refuse(
-                f"model was an instance of {cls.__name__}, and with which arguments it was built is not known. Give the class: model={cls.__name__}, model_args={{...}}."
-            ) from error
-    if repr(made) != repr(model) or [(n, t.shape) for n, t in made.state_dict().items()] != [(n, t.shape) for n, t in model.state_dict().items()]:
-        raise refuse(f"model was an instance of {cls.__name__}, and {cls.__name__}() builds another one. Give the class: model={cls.__name__}, model_args={{...}}.")
-    return f"{name}()"
-
-
-def of_torch(script: Script, module: nn.Module, indent: int = 0) -> str | None:
-    """`nn.Sequential(nn.Linear(3, 5), ...)`; None where a part is not torch's, or does not tell how it was made."""
-    cls = type(module)
-    found = torch_name(cls)
-    if found is None or not found[0].startswith("nn."):
-        return None
-    script.imports.add("from torch import nn")
-    if cls in (nn.Sequential, nn.ModuleList):
-        if list(module._modules) != [str(place) for place in range(len(module._modules))]:
-            return None
-        parts = [of_torch(script, part, indent + 4) for part in module.children()]
-        if any(part is None for part in parts):
-            return None
-        if cls is nn.ModuleList:
-            return enclosed("nn.ModuleList([", parts, "])", indent)  # type: ignore[arg-type]
-        return enclosed("nn.Sequential(", parts, ")", indent)  # type: ignore[arg-type]
-    if any(True for _ in module.children()):
-        return None
-    text = f"nn.{cls.__name__}({shortened(module)})"
-    try:
-        with seeds.restored(0):
-            made = eval(text, {"nn": nn})  # of what torch's module says of itself
-    except Exception:  # what it says is no call
-        return None
-    dtype = next((tensor.dtype for tensor in module.parameters()), torch.float32)
-    if dtype != torch.float32:
-        text = f"{text[:-1]}{', ' if text[-2] != '(' else ''}dtype={dtype})"
-        script.imports.add("import torch")
-    return text if repr(made) == repr(module) else None
-
-
-def shortened(module: nn.Module) -> str:
-    """What a module of torch's says of its arguments, without those that are torch's defaults."""
-    given = []
-    parameters = inspect.signature(type(module)).parameters
-    names = list(parameters)
-    depth, item, items = 0, "", []
-    for sign in module.extra_repr() + ",":
-        depth += (sign in "([") - (sign in ")]")
-        if sign == "," and depth == 0:
-            items.append(item.strip())
-            item = ""
-        else:
-            item += sign
-    for place, text in enumerate(filter(None, items)):
-        name, equals, value = text.partition("=")
-        if not equals:
-            given.append(text)
-            continue
-        default = parameters[name].default if name in parameters else inspect.Parameter.empty
-        if repr(default) == value:
-            continue
-        given.append(value if place < len(names) and names[place] == name and default is inspect.Parameter.empty and len(given) == place else text)
-    return ", ".join(given)
-
-
-def frozen(prepared: Any) -> list[str]:
-    """`model.backbone.requires_grad_(False)` for whole parts, single parameters otherwise."""
-    model = prepared.training.model
-    names = {id(module): name for name, module in model.named_modules()}
-    parts = [names[id(module)] for module in prepared.plan.frozen]
-    covered = {id(parameter) for module in prepared.plan.frozen for parameter in module.parameters()}
-    lines = [f"{reach(part)}.requires_grad_(False)  # frozen" for part in parts if list(model.get_submodule(part).parameters())]
-    if prepared.arguments["freeze"]:
-        patterns = prepared.arguments["freeze"]
-        for name, parameter in model.named_parameters():
-            if not parameter.requires_grad and id(parameter) not in covered and patterns:
-                lines.append(f"{reach(name)}.requires_grad_(False)  # frozen")
-    return lines
-
-
-def reach(name: str, of: str = "model") -> str:
-    """`model.body[0].weight` for "body.0.weight"."""
-    return of + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in name.split(".")) if name else of
-
 
 # -- the loss --------------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -324,7 +36,6 @@ class Fed:
     call: str  # with {outputs} and the names of targets and weights in place
     pair: bool = False
     pick: str = "{outputs}"
-    notes: list[str] = field(default_factory=list)
 
 
 def loss_section(script: Script, prepared: Any, names: Names) -> tuple[str, Fed | None]:
@@ -441,7 +152,9 @@ def ignored_labels(prepared: Any) -> bool:
     kind = losses.kind_of(prepared.loss)
     if kind is None or kind.mean_over != "labels":
         return False
-    return any(not source.targets[0].is_floating_point() and not bool(losses._counted(prepared.loss, source.targets[0]).all()) for source in prepared.encoded.values())
+    return any(
+        not source.targets[0].is_floating_point() and not bool(losses._counted(prepared.loss, source.targets[0]).all()) for source in prepared.encoded.values()
+    )
 
 
 def mean_over(prepared: Any, names: Names) -> tuple[str | None, bool]:
@@ -449,6 +162,7 @@ def mean_over(prepared: Any, names: Names) -> tuple[str | None, bool]:
     loss, y, w = prepared.loss, names.targets[0] if names.targets else "", names.weights
     kind = losses.kind_of(loss) if loss is not None else None
     source = prepared.encoded["train"]
+    ignored = getattr(loss, "ignore_index", -100)
     class_weight = getattr(loss, "weight", None) if kind is not None and kind.mean_over == "labels" and not source.targets[0].is_floating_point() else None
     if kind is not None and w is None and getattr(loss, "reduction", "mean") == "sum":
         return None, True
@@ -457,10 +171,10 @@ def mean_over(prepared: Any, names: Names) -> tuple[str | None, bool]:
     if kind is None or not names.targets:
         return f"len({names.all[0]})", True
     if class_weight is not None:
-        counted = f"{y}[{y} != {loss.ignore_index}]" if ignored_labels(prepared) else y
+        counted = f"{y}[{y} != {ignored}]" if ignored_labels(prepared) else y
         return f"loss.weight.double()[{counted}].sum().item()", False
     if ignored_labels(prepared):
-        return f"({y} != {loss.ignore_index}).sum().item()", False
+        return f"({y} != {ignored}).sum().item()", False
     if kind.mean_over in ("elements", "labels") and source.targets[0].numel() != len(source.targets[0]):
         if kind.mean_over == "labels" and source.targets[0].is_floating_point():
             return f"len({y})", True
@@ -468,198 +182,12 @@ def mean_over(prepared: Any, names: Names) -> tuple[str | None, bool]:
     return f"len({y})", True
 
 
-# -- optimizer and schedule ------------------------------------------------------------------------------------------------------------------------------------
-
-
-def optimizer_section(script: Script, prepared: Any) -> str:
-    optimizer, recorded = prepared.training.optimizer, prepared.training.optimizer.recorded
-    if "function" in recorded:
-        asked = prepared.arguments["optimizer"]
-        made_by = asked["name"] if isinstance(asked, Mapping) else asked
-        name = script.use(made_by, "optimizer")
-        variable = "optimizers" if hasattr(optimizer, "named") else "optimizer"
-        return f"{variable} = {call(name, {key: literal(value) for key, value in recorded['arguments'].items()}, first=['model'])}"
-    if not hasattr(optimizer, "named"):
-        return f"optimizer = {one_optimizer(script, prepared, optimizer, recorded)}"
-    texts = {name: one_optimizer(script, prepared, one, recorded["optimizers"][name], 4) for name, one in optimizer.named.items()}
-    if prepared.plan.user_step is not None:
-        return "optimizers = {\n" + "".join(f"    {literal(name)}: {text},\n" for name, text in texts.items()) + "}"
-    return "optimizers = [\n" + "".join(f"    {text},\n" for text in texts.values()) + "]"
-
-
-def one_optimizer(script: Script, prepared: Any, optimizer: Any, recorded: Mapping[str, Any], indent: int = 0) -> str:
-    name = script.use(type(optimizer), "optimizer")
-    arguments = {key: literal(tuple(value) if isinstance(value, list) else value) for key, value in recorded["arguments"].items()}
-    model = prepared.training.model
-    some_frozen = any(not parameter.requires_grad for parameter in model.parameters())
-    groups = recorded["parameters"]
-    if groups == "all":
-        first = "[parameter for parameter in model.parameters() if parameter.requires_grad]" if some_frozen else "model.parameters()"
-    else:
-        texts, earlier = [], []
-        for group in groups:
-            options = {key: value for key, value in group.items() if key != "names"}
-            listed = parameters_text(prepared, group["names"], earlier)
-            earlier.append(group["names"])
-            items = [f'"params": {listed}', *(f"{literal(key)}: {literal(tuple(value) if isinstance(value, list) else value)}" for key, value in options.items())]
-            texts.append("{" + ", ".join(items) + "}" if options or len(groups) > 1 else listed)
-        first = texts[0] if len(groups) == 1 and not texts[0].startswith("{") else enclosed("[", texts, "]", indent + 4)
-        if len(groups) == 1 and texts[0].startswith("{"):
-            first = f"[{texts[0]}]"
-    return call(name, arguments, indent, first=[first])
-
-
-def parameters_text(prepared: Any, names: Sequence[str], earlier: Sequence[Sequence[str]]) -> str:
-    """These parameters as a person would name them: a part's, all but a part's, else one by one."""
-    model = prepared.training.model
-    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    for part, module in model.named_modules():
-        if part and [f"{part}.{name}" for name, _ in module.named_parameters()] == list(names):
-            return f"{reach(part)}.parameters()"
-    every = [name for name, _ in model.named_parameters()]
-    condition = " and parameter.requires_grad" if len(trained) < len(every) else ""
-    before = {name for group in earlier for name in group}
-    parts = sorted({name.rpartition(".")[0] + "." for name in before})
-    roots = [part for part in parts if not any(part != other and part.startswith(other) for other in parts)]
-    common = [root.split(".")[0] + "." for root in roots]
-    for prefixes in (sorted(set(common)), roots):
-        if prefixes and [name for name in trained if not name.startswith(tuple(prefixes))] == list(names):
-            tested = literal(prefixes[0]) if len(prefixes) == 1 else literal(tuple(prefixes))
-            return f"[parameter for name, parameter in model.named_parameters() if not name.startswith({tested}){condition}]"
-    prefix = common_prefix(names)
-    if prefix and [name for name in trained if name.startswith(prefix)] == list(names):
-        return f"[parameter for name, parameter in model.named_parameters() if name.startswith({literal(prefix)}){condition}]"
-    if len(names) <= 3:
-        return f"[{', '.join(reach(name) for name in names)}]"
-    return enclosed("[model.get_parameter(name) for name in [", [literal(name) for name in names], "]]", 8)
-
-
-def common_prefix(names: Sequence[str]) -> str:
-    import os
-
-    found = os.path.commonprefix(list(names))
-    return found[: found.rfind(".") + 1]
-
-
-@dataclass
-class Moves:
-    """A schedule's lines: how it is made, and how it moves after a step, after an epoch, and after a validation."""
-
-    made: str = ""
-    after_step: list[str] = field(default_factory=list)
-    after_epoch: list[str] = field(default_factory=list)
-    after_validation: list[str] = field(default_factory=list)
-    counts_steps: bool = False
-
-
-def schedule_section(script: Script, prepared: Any) -> Moves:
-    schedule = prepared.training.schedule
-    if schedule is None:
-        return Moves()
-    several = hasattr(prepared.training.optimizer, "named")
-    spec = prepared.arguments["scheduler"]
-    tables = [dict(one) if isinstance(one, Mapping) else {"name": one} for one in (spec if isinstance(spec, (list, tuple)) else [spec])]
-    texts = []
-    for stage, table in zip(schedule._stages, tables, strict=True):
-        texts.append(stage_text(script, schedule, stage, table, len(tables) > 1, several))
-    variable = "schedules" if several else "schedule"
-    listed = "optimizers.values()" if prepared.plan.user_step is not None else "optimizers"
-
-    def made(text: str) -> str:
-        return f"{variable} = [{text} for optimizer in {listed}]" if several else f"{variable} = {text}"
-
-    def moved(argument: str = "") -> list[str]:
-        return ["for schedule in schedules:", f"    schedule.step({argument})"] if several else [f"schedule.step({argument})"]
-
-    script.imports.add("import torch")
-    if len(texts) == 1:
-        (stage,) = schedule._stages
-        if schedule.every == "validation":
-            return Moves(made(texts[0]), after_validation=moved("val_loss"))
-        lines = moved()
-        counter = "step" if schedule.every == "step" else "epoch + 1"
-        if stage.ticks is not None:
-            lines = [f"if {counter} <= {stage.ticks}:", *("    " + line for line in lines)]
-        if schedule.every == "step":
-            return Moves(made(texts[0]), after_step=lines, counts_steps=stage.ticks is not None)
-        return Moves(made(texts[0]), after_epoch=lines)
-    return sequence(schedule, texts, made, moved, several, listed)
-
-
-def sequence(schedule: Any, texts: list[str], made: Any, moved: Any, several: bool, listed: str) -> Moves:
-    """A warm-up, then a decay: each starts from the rates as they were set, as in torch's SequentialLR."""
-    stages = schedule._stages
-    counter = "step" if schedule.every == "step" else "epoch + 1"
-    cycles = any(stage.name in ("OneCycleLR", "CyclicLR") for stage in stages[:-1])
-    first = made(texts[0])
-    groups = f"for optimizer in {listed}:\n    for group in optimizer.param_groups:" if several else "for group in optimizer.param_groups:"
-    if cycles:
-        if several:
-            raise refuse("several optimizers whose schedule begins with a cycle. Give one scheduler, not a list.")
-        first = f"start = [dict(group) for group in optimizer.param_groups]  # the rates as they were set\n{first}"
-    lines: list[str] = []
-    begin, switches = 0, []
-    for stage, text in zip(stages[:-1], texts[1:]):
-        begin += stage.ticks
-        lines.append(f"{'if' if not switches else 'elif'} {counter} == {begin}:  # {stage.name} is over; the next begins with the rates as they were set")
-        if cycles:
-            lines += ["    for group, options in zip(optimizer.param_groups, start):", "        group.pop(\"initial_lr\")", "        group.update(options)"]
-        else:
-            inner = groups.replace("\n", "\n    ").split("\n")
-            lines += ["    " + inner[0], *inner[1:], ("        " if several else "    ") + "    group[\"lr\"] = group[\"initial_lr\"]"]
-        lines.append("    " + made(text))
-        switches.append(begin)
-    last, after_validation = stages[-1], []
-    moves = [("    " + line) for line in moved()]
-    if any(stage.period not in (0, 1) for stage in stages):
-        starts = [0, *switches]
-        for position, stage in enumerate(stages):
-            limit = [f"{counter} < {switches[position]}"] if position < len(switches) else [f"{counter} <= {begin + stage.ticks}"] if stage.ticks is not None else []
-            every = [f"({counter} - {starts[position]}) % {stage.period} == 0"] if stage.period > 1 and starts[position] else [f"{counter} % {stage.period} == 0"] if stage.period > 1 else []
-            # Each stage keeps to its own range, so that a later one's rhythm is not asked of an earlier one.
-            lower = [f"{counter} > {starts[position]}"] if position else []
-            conditions = " and ".join([*lower, *limit, *every]) or "True"
-            lines += [f"elif {conditions}:", *moves]
-    elif last.period == 0:
-        lines += [f"elif {counter} < {begin}:", *moves]
-        after_validation = [f"if epoch + 1 >= {begin}:", *("    " + line for line in moved("val_loss"))]
-    elif last.ticks is not None:
-        lines += [f"elif {counter} <= {begin + last.ticks}:", *moves]
-    else:
-        lines += ["else:", *moves]
-    if schedule.every == "step":
-        return Moves(first, after_step=lines, after_validation=after_validation, counts_steps=True)
-    return Moves(first, after_epoch=lines, after_validation=after_validation)
-
-
-def stage_text(script: Script, schedule: Any, stage: Any, table: dict[str, Any], in_list: bool, several: bool) -> str:
-    made_by: Any = table["name"]
-    if isinstance(made_by, str):
-        made_by = getattr(lr_scheduler, made_by)
-    if "schedulers" in table:
-        raise refuse(f"scheduler: {stage.name} holds other schedulers. Write them as a list, which runs in sequence: scheduler=[...].")
-    name = script.use(made_by, "scheduler")
-    arguments: dict[str, str] = {}
-    filled = {key.rpartition(".")[2]: value for key, value in schedule.filled_in.items() if not in_list or key.startswith(f"{stage.name}.")}
-    for key, value in (filled | {key: item for key, item in table.items() if key not in ("name", "every", "epochs", "steps")}).items():
-        if key == "max_lr" and key not in table:
-            listed = [float(rate) for rate in value]
-            arguments[key] = '[group["lr"] for group in optimizer.param_groups]' if several else literal(listed[0] if len(listed) == 1 else listed)
-        elif callable(value):
-            arguments[key] = script.use(value, f"scheduler.{key}")
-        elif isinstance(value, (list, tuple)) and any(map(callable, value)):
-            arguments[key] = f"[{', '.join(script.use(one, f'scheduler.{key}') for one in value)}]"
-        else:
-            arguments[key] = literal(value)
-    return call(name, arguments, first=["optimizer"])
-
-
 # -- the loop --------------------------------------------------------------------------------------------------------------------------------------------------
 
 
 def loop_section(script: Script, prepared: Any, names: Names, fed: Fed | None, moves: Moves) -> str:
     """From the first epoch to the kept weights."""
-    ask, plan, training = prepared.arguments, prepared.plan, prepared.training
+    plan, training = prepared.plan, prepared.training
     num_rows, batch_size = len(prepared.encoded["train"]), plan.batches.batch_size
     whole = plan.batches.chosen is None and batch_size >= num_rows
     several = hasattr(training.optimizer, "named")
@@ -673,7 +201,9 @@ def loop_section(script: Script, prepared: Any, names: Names, fed: Fed | None, m
     before: list[str] = []
     if average is not None:
         script.imports.add("import copy")
-        before.append(f"averaged = copy.deepcopy(model)  # {'a moving average of the weights' if average.name == 'EMA' else 'the mean of the weights of the last epochs'}")
+        before.append(
+            f"averaged = copy.deepcopy(model)  # {'a moving average of the weights' if average.name == 'EMA' else 'the mean of the weights of the last epochs'}"
+        )
         moving_average(script, training.model, average)
     if best:
         before.append("best, best_weights = " + ("math.inf" if training.stopping.mode == "min" else "-math.inf") + ", None")
@@ -690,7 +220,7 @@ def loop_section(script: Script, prepared: Any, names: Names, fed: Fed | None, m
     if plan.clipping is not None:
         optimizer_groups = "for optimizer in optimizers for group in optimizer.param_groups" if several else "for group in optimizer.param_groups"
         single = not several and len(training.optimizer.param_groups) == 1 and all(p.requires_grad for p in training.model.parameters())
-        before.append("parameters = list(model.parameters())" if single else f"parameters = [parameter {optimizer_groups} for parameter in group[\"params\"]]")
+        before.append("parameters = list(model.parameters())" if single else f'parameters = [parameter {optimizer_groups} for parameter in group["params"]]')
 
     # an epoch
     lines.append("for epoch in range(EPOCHS):")
@@ -702,7 +232,7 @@ def loop_section(script: Script, prepared: Any, names: Names, fed: Fed | None, m
     module_names = {id(module): name for name, module in training.model.named_modules()}
     body += [f"{reach(module_names[id(module)])}.eval()" for module in plan.frozen]
     body.append("losses = []")
-    steps = step_lines(script, prepared, names, fed, moves, num_rows)
+    steps = step_lines(script, prepared, names, fed, moves)
     if plan.batches.chosen is not None:
         use_generator(script)
         chosen = script.use(plan.batches.chosen, "batches")
@@ -738,7 +268,7 @@ def loop_section(script: Script, prepared: Any, names: Names, fed: Fed | None, m
     if average is not None and average.name == "SWA":
         first = swa_start(average, plan.epochs)
         body += [f"if epoch >= {first}:", f"    move_average(1 / (epoch - {first} + 1))"]
-    told = f'print(f"epoch {{epoch + 1}}/{{EPOCHS}}  train {{sum(losses) / len(losses):.6g}}'
+    told = 'print(f"epoch {epoch + 1}/{EPOCHS}  train {sum(losses) / len(losses):.6g}'
     if validates:
         evaluate_function(script, prepared, names, fed)
         model = "model"
@@ -757,8 +287,7 @@ def loop_section(script: Script, prepared: Any, names: Names, fed: Fed | None, m
             body.append(f'{told}")')
             validated = [*checked, *[line.replace("val_loss", shown) for line in moves.after_validation]]
             body.append(f"if (epoch + 1) % {plan.validate_every} == 0 or epoch + 1 == EPOCHS:")
-            stop = [line for line in validated]
-            body += ["    " + line for line in stop]
+            body += ["    " + line for line in validated]
     else:
         body.append(f'{told}")')
     ending = stop_line(patience) if validates else []
@@ -844,9 +373,9 @@ def refuse_if_global(function: Any, what: str) -> None:
         raise refuse(f"{what} draws from a global generator. Draw from the generator that it is given.")
 
 
-def step_lines(script: Script, prepared: Any, names: Names, fed: Fed | None, moves: Moves, num_rows: int) -> list[str]:
+def step_lines(script: Script, prepared: Any, names: Names, fed: Fed | None, moves: Moves) -> list[str]:
     """One batch: the five steps, in order, and what acts after them."""
-    ask, plan, training = prepared.arguments, prepared.plan, prepared.training
+    plan, training = prepared.plan, prepared.training
     several = hasattr(training.optimizer, "named")
     lines: list[str] = []
     if plan.batches.augment is not None:
@@ -917,7 +446,7 @@ def plain_steps(script: Script, prepared: Any, names: Names, fed: Fed | None, se
     else:
         if plan.compute is not None or (fed is not None and fed.pair):
             raise refuse("part_size= with a loss that gives (total, weight). Return the mean, or leave part_size out.")
-        lines = parted(script, prepared, names, fed, each, backward, part_size)
+        lines = parted(script, prepared, names, fed, each, backward, int(part_size or 1))
     lines += clip_lines(prepared, scaler)
     if scaler:
         if several:
@@ -971,7 +500,12 @@ def closure_lines(script: Script, prepared: Any, names: Names, fed: Fed | None) 
         raise refuse("LBFGS with part_size=. Leave part_size out.")
     lines = forward_and_loss(script, prepared, names, fed)
     inner = [*lines, "optimizer.zero_grad()  # 3. zero the gradients", "value.backward()  # 4. backward", *clip_lines(prepared, False), "return value.detach()"]
-    return ["def closure():", *("    " + line for line in inner), "", "losses.append(optimizer.step(closure).item())  # 5. step, which asks for 1 to 4 as often as it needs"]
+    return [
+        "def closure():",
+        *("    " + line for line in inner),
+        "",
+        "losses.append(optimizer.step(closure).item())  # 5. step, which asks for 1 to 4 as often as it needs",
+    ]
 
 
 def evaluate_function(script: Script, prepared: Any, names: Names, fed: Fed | None) -> None:
@@ -1034,13 +568,13 @@ def loss_lines(script: Script, prepared: Any, names: Names, fed: Fed | None, blo
 
 
 def names_with(names: Names, suffix: str) -> Names:
-    return Names(tuple(n + suffix for n in names.inputs), names.form, names.keys, tuple(n + suffix for n in names.targets), names.weights and names.weights + suffix)
+    return Names(
+        tuple(n + suffix for n in names.inputs), names.form, names.keys, tuple(n + suffix for n in names.targets), names.weights and names.weights + suffix
+    )
 
 
 def metric_lines(script: Script, prepared: Any, names: Names, fed: Fed | None, block: int, one_batch: bool) -> tuple[list[str], str]:
     """The metric that chooses the epoch, where it can be written plainly: a function of the user's, or accuracy."""
-    from fivestep.model.weights import same_bits
-
     monitor = prepared.plan.monitor
     asked = prepared.arguments["metrics"]
     given = asked if isinstance(asked, (list, tuple)) else [asked]
@@ -1049,10 +583,11 @@ def metric_lines(script: Script, prepared: Any, names: Names, fed: Fed | None, b
     outputs = (fed.pick if fed is not None else "{outputs}").format(outputs=names_with(names, "_val").call("model"))
     lines = []
     if not one_batch:
-        if len(names.inputs) > 1:
+        first, *others = names.inputs
+        if others:
             raise refuse(f"monitor={monitor!r} over several inputs and many validation rows. Use monitor='loss'.")
-        picked_outputs = (fed.pick if fed is not None else "{outputs}").format(outputs=f"model({names.inputs[0]})")
-        outputs = f"torch.cat([{picked_outputs} for {names.inputs[0]} in {names.inputs[0]}_val.split({block})])"
+        picked_outputs = (fed.pick if fed is not None else "{outputs}").format(outputs=f"model({first})")
+        outputs = f"torch.cat([{picked_outputs} for {first} in {first}_val.split({block})])"
     y = f"{names.targets[0]}_val"
     if callable(own):
         if targets is None or not same_bits(targets, prepared.encoded["val"].targets[0]):
@@ -1062,4 +597,3 @@ def metric_lines(script: Script, prepared: Any, names: Names, fed: Fed | None, b
     if monitor == "accuracy" and prepared.task in ("binary", "multiclass") and labels.dim() == 1 and not labels.is_floating_point():
         return [*lines, f"return ({outputs}.argmax(1) == {y}).double().mean().item()"], "The share of validation rows whose class is right."
     raise refuse(f"monitor={monitor!r} cannot be written plainly. Use monitor='loss', or a function of your own in a file: metrics={{'{monitor}': function}}.")
-

@@ -165,7 +165,7 @@ class TableReader:
         series = self.tried.names["table"][name]
         if series.dtype != polars.String:
             return self.number(name, expected)
-        words = {word: 1 for word in (*TRUE, "1")} | {word: 0 for word in (*FALSE, "0")}
+        words = dict.fromkeys((*TRUE, "1"), 1) | dict.fromkeys((*FALSE, "0"), 0)
         found = {text: words[text.strip().lower()] for text in sorted(series.drop_nulls().unique().to_list()) if text.strip().lower() in words}
         self.script.define("boolean", BOOLEAN)
         self.tried.run(BOOLEAN)
@@ -244,7 +244,7 @@ class TableReader:
 
     def inputs(self, names: list[str]) -> str:
         """The encoded inputs, over all rows, in the variables `names` (one, or numbers and codes)."""
-        columns, script = self.columns, self.script
+        columns = self.columns
         raw, _ = columns.raw(self.typed)
         before: list[str] = []
         rows: list[tuple[str, list[float]]] = []
@@ -294,7 +294,11 @@ class TableReader:
             joined = [f"{part}" for part in parts] or ["torch.zeros(len(table), 0)"]
             text = f"{x} = {joined[0]}" if len(joined) == 1 else enclosed(f"{x} = torch.cat([", joined, "], dim=1)")
             if flags:
-                text = f"# Beside the numbers stand marks of those that were missing ({flag_names})" + (" and one input a category.\n" if categories and columns.categories == "onehot" else ".\n") + text
+                text = (
+                    f"# Beside the numbers stand marks of those that were missing ({flag_names})"
+                    + (" and one input a category.\n" if categories and columns.categories == "onehot" else ".\n")
+                    + text
+                )
             lines.append(text)
         if columns.categories == "codes":
             codes = [self._codes(column) for column in categories]
@@ -365,7 +369,7 @@ class TableReader:
             numbers = torch.from_numpy(np.asarray(expected, dtype=np.float64))
             return self.number(name, numbers) + ".long()"
         if series.dtype != polars.String:
-            texts = [True if text == "true" else False for text in texts] if target.form == "boolean" else [int(text) for text in texts]
+            texts = [text == "true" for text in texts] if target.form == "boolean" else [int(text) for text in texts]
         text = enclosed(f"table[{literal(name)}].replace_strict(", [literal(texts), f"range({len(texts)})", "return_dtype=pl.Int64"], ").to_torch()", 4)
         if not self.tried.equals(text, expected):
             raise NotPlain(f"the target {name!r}")
@@ -379,7 +383,11 @@ def identifier(name: str, taken: set[str]) -> str:
     """A column's name as a Python variable."""
     found = re.sub(r"\W+", "_", name).strip("_").lower()
     found = found if found and found.isascii() and found.isidentifier() and not found[0].isdigit() else "moment"
-    return f"{found}_column" if found in taken or found in ("x", "y", "w", "table", "columns", "numbers", "codes", "train", "val", "order", "class", "from") else found
+    return (
+        f"{found}_column"
+        if found in taken or found in ("x", "y", "w", "table", "columns", "numbers", "codes", "train", "val", "order", "class", "from")
+        else found
+    )
 
 
 # -- the functions that stand in the script --------------------------------------------------------------------------------------------------------------------

@@ -50,7 +50,10 @@ REFUSED = {
     "a lambda as a loss": (lambda: dict(loss=lambda o, t: (o - t).square().mean()), "loss is a lambda.*with def in a file of its own"),
     "a class inside a function": (lambda: dict(model=local_class()), "defined inside a function.*top of a"),
     "a file that imports fivestep": (lambda: dict(model=Shadow), r"imports fivestep \(line \d+\).*file of its own"),
-    "a Dataset object": (lambda: dict(data=fs.Splits(fs.Data.dataset(Rows())), model=nn.Linear, model_args={"in_features": 3, "out_features": 1}), r"an object of Rows.*fs\.Data\.arrays"),
+    "a Dataset object": (
+        lambda: dict(data=fs.Splits(fs.Data.dataset(Rows())), model=nn.Linear, model_args={"in_features": 3, "out_features": 1}),
+        r"an object of Rows.*fs\.Data\.arrays",
+    ),
     "a lambda in a schedule": (lambda: dict(scheduler={"name": "LambdaLR", "lr_lambda": lambda epoch: 0.9}), "scheduler.*lambda"),
 }
 
@@ -108,7 +111,7 @@ def test_nothing_is_written_over(tmp_path):
         run.eject(tmp_path / "train.py")
     assert (tmp_path / "train.py").read_text() == "mine"
     (tmp_path / "inputs.npy").write_bytes(b"other")
-    with pytest.raises(CannotCreateError, match="inputs.npy.*another file"):
+    with pytest.raises(CannotCreateError, match=r"inputs\.npy.*another file"):
         run.eject(tmp_path / "again.py")
     assert not (tmp_path / "again.py").exists()
     with pytest.raises(CannotCreateError, match="there is no folder"):

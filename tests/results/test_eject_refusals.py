@@ -51,7 +51,7 @@ REFUSED = {
     "a class inside a function": (lambda: dict(model=local_class()), "defined inside a function.*top of a"),
     "a file that imports fivestep": (lambda: dict(model=Shadow), r"imports fivestep \(line \d+\).*file of its own"),
     "a Dataset object": (
-        lambda: dict(data=fs.Splits(fs.Data.dataset(Rows())), model=nn.Linear, model_args={"in_features": 3, "out_features": 1}),
+        lambda: dict(data=fs.Splits(fs.Data.dataset(Rows())), model=nn.Linear, model_args={"in_features": 3, "out_features": 1}, loss="MSELoss"),
         r"an object of Rows.*fs\.Data\.arrays",
     ),
     "a lambda in a schedule": (lambda: dict(scheduler={"name": "LambdaLR", "lr_lambda": lambda epoch: 0.9}), "scheduler.*lambda"),

@@ -308,8 +308,10 @@ class TableReader:
         return text
 
     def _one_hot(self, column: Any) -> str:
-        self.script.define("one_hot", ONE_HOT)
-        self.tried.run(ONE_HOT)
+        gaps = any(one.is_category and self.typed.column(one.name).num_missing for one in self.columns.inputs)
+        function = ONE_HOT_WITH_GAPS if gaps else ONE_HOT
+        self.script.define("one_hot", function)
+        self.tried.run(function)
         known: list[Any] = [*column.vocabulary, *([None] if column.flag else [])]
         source = self.category(column)
         text = enclosed(f"one_hot({source}, [", [literal(value) for value in known], "])", 4)
@@ -415,6 +417,10 @@ BOOLEAN = '''def boolean(column, words):
     return column.replace_strict(words, default=None, return_dtype=pl.Float64).to_torch()'''
 
 ONE_HOT = '''def one_hot(column, categories):
+    """float32 (rows, categories): 1 where the column has this category."""
+    return torch.stack([(column == category).to_torch() for category in categories], dim=1).float()'''
+
+ONE_HOT_WITH_GAPS = '''def one_hot(column, categories):
     """float32 (rows, categories): 1 where the column has this category; None stands for no value."""
     return torch.stack([column.eq_missing(category).to_torch() for category in categories], dim=1).float()'''
 

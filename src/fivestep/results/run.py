@@ -366,9 +366,8 @@ class Run(Model):
         """Write the run as one readable script of plain PyTorch; returns its path and those of the files beside it (arrays, your module, first weights).
 
         The script needs torch and the table reader, not fivestep, and on the CPU it ends in the same weights, bit for bit: it prints their SHA-256.
-        Raises SettingsError for what cannot be written so (a lambda, a Dataset object), CannotCreateError where a file is in the way.
-
-        >>> run.eject("train.py")  # doctest: +SKIP
+        Raises SettingsError for what cannot be written so (a lambda, a Dataset object), CannotCreateError where a file is in the way. For example
+        `run.eject("train.py")`; in examples/eject_and_compare.py the script is run, too.
         """
         from fivestep.results.eject import eject
 

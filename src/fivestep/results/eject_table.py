@@ -167,8 +167,10 @@ class TableReader:
             return self.number(name, expected)
         words = dict.fromkeys((*TRUE, "1"), 1) | dict.fromkeys((*FALSE, "0"), 0)
         found = {text: words[text.strip().lower()] for text in sorted(series.drop_nulls().unique().to_list()) if text.strip().lower() in words}
-        self.script.define("boolean", BOOLEAN)
-        self.tried.run(BOOLEAN)
+        gaps = any(column.kind == "boolean" and column.num_missing for column in self.typed.columns)
+        function = BOOLEAN_WITH_GAPS if gaps else BOOLEAN
+        self.script.define("boolean", function)
+        self.tried.run(function)
         text = f"boolean(table[{literal(name)}], {literal(found)})"
         if not self.tried.equals(text, expected):
             raise NotPlain(f"column {name!r}")
@@ -413,6 +415,10 @@ def circle_function(name: str) -> str:
 
 
 BOOLEAN = '''def boolean(column, words):
+    """float64 (rows,): 1 or 0 for these words."""
+    return column.replace_strict(words, return_dtype=pl.Float64).to_torch()'''
+
+BOOLEAN_WITH_GAPS = '''def boolean(column, words):
     """float64 (rows,): 1 or 0 for these words, NaN for anything else."""
     return column.replace_strict(words, default=None, return_dtype=pl.Float64).to_torch()'''
 

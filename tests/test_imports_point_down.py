@@ -25,6 +25,7 @@ PLACES = {
     "fivestep.estimators": 3,
     "fivestep.workflow": 4,
     "fivestep.resuming": 4,
+    "fivestep.reproducing": 4,
     "fivestep.preparing": 4,
     "fivestep.feeding": 4,
     "fivestep.results": 5,

@@ -13,7 +13,7 @@ import fivestep
 
 # What users type, and the errors they catch. A name is added here and in CHANGELOG.md on purpose, never by accident.
 DATA = {"Data", "Splits", "datasets"}
-TRAIN = {"fit", "check", "resume", "watch"}
+TRAIN = {"fit", "check", "resume", "load_run", "reproduce", "watch"}
 IMPROVE = {"FivestepClassifier", "FivestepRegressor"}
 USE = {"Run", "Model", "Scores", "load", "verify"}
 ERRORS = {

@@ -5,7 +5,7 @@ comes from at run time, and the same for editors and type checkers, who cannot l
 
 >>> import fivestep as fs
 >>> [name for name in dir(fs) if name.startswith("lo")]
-['load']
+['load', 'load_run']
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from fivestep.workflow import check as check
     from fivestep.workflow import fit as fit
     from fivestep.workflow import load as load
+    from fivestep.workflow import load_run as load_run
+    from fivestep.workflow import reproduce as reproduce
     from fivestep.workflow import resume as resume
     from fivestep.workflow import verify as verify
 
@@ -54,6 +56,8 @@ _HOME = {
     "check": "fivestep.workflow",
     "resume": "fivestep.workflow",
     "watch": "fivestep.watch",  # a module: observers
+    "load_run": "fivestep.workflow",
+    "reproduce": "fivestep.workflow",
     # use
     "Run": "fivestep.results.run",
     "Model": "fivestep.results.run",

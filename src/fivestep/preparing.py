@@ -39,6 +39,7 @@ from fivestep.feeding import (
 from fivestep.model import building, losses, models, optimizers
 from fivestep.model import metrics as scoring
 from fivestep.results import runs
+from fivestep.results.eject import obstacles
 from fivestep.results.predictor import Predictor
 from fivestep.settings import Settings, record
 from fivestep.train import checkpoints, loop
@@ -260,9 +261,13 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
         source = encoded[part_name]
         batches = partial(evaluation_batches, source, evaluation_rows(source), device, dtype)
         value, kept = loop.evaluate(module, objective, batches(), weigh=weigh, compute=ask["compute"], autocast=autocast, keep_outputs=not own_step)
+        if raw_loss is None:
+            return value
         with torch.no_grad():
-            rows = [losses.by_row(raw_loss, pick(outputs) if pick else outputs, batch.targets, batch.weights) for outputs, batch in zip(kept, batches())]
-        if not rows or any(row is None for row in rows):
+            pairs = zip(kept, batches())
+            found = [losses.by_row(raw_loss, pick(outputs) if pick else outputs, batch.targets, batch.weights) for outputs, batch in pairs]
+        rows = [row for row in found if row is not None]
+        if not rows or len(rows) < len(found):
             return value
         return torch.cat([totals for totals, _ in rows]), torch.cat([counts for _, counts in rows])
 
@@ -314,6 +319,8 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
         observers.append(session.checks.see)
     if only_check:
         return session
+    if ask["folder"] is not None and "built" not in ask:  # told before the run, and only where something is kept that one would later eject
+        said += [f"Cannot be written as a script later (eject): {why}" for why in obstacles(ask, splits, built)]
     if not ask["quiet"]:
         if notebook.running():
             observers.append(notebook.observer(session))
@@ -321,7 +328,7 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
             session.progress = console.observer(session)
             observers.append(session.progress)
     if "built" in ask:  # `resume` goes on in a folder that is there
-        session.folder = Path(ask["folder"])
+        session.folder = None if ask["folder"] is None else Path(ask["folder"])
     elif ask["folder"] is not None:
         session.folder = runs.create(ask["folder"], ask["name"], run_stem(splits, model))
         runs.write(session.folder, "settings.json", settings.to_json())

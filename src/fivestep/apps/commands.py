@@ -245,11 +245,48 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """What was trained, how good it is and where it errs, as one HTML file that works offline."""
+    from fivestep import workflow
     from fivestep.model.building import load_file_class
-    from fivestep.resuming import run_again
 
-    written = run_again(Path(run), load_file_class(model_class) if model_class else None).report(output)
+    objects = {"model": load_file_class(model_class)} if model_class else {}
+    written = workflow.load_run(run, **objects).report(output)
     emit({"run": run, "report": str(written)}) if as_json else print(written)
+
+
+@app.command()
+def eject(
+    run: Annotated[str, typer.Argument(help="The folder of a finished run.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="The script to write; its files stand beside it.")] = "train.py",
+    model_class: Annotated[str | None, typer.Option("--model", help="FILE.py:CLASS of a model of your own that cannot be found again.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The run as one script of plain PyTorch that ends in the same weights."""
+    from fivestep import workflow
+    from fivestep.model.building import load_file_class
+
+    objects = {"model": load_file_class(model_class)} if model_class else {}
+    written = [str(path) for path in workflow.load_run(run, **objects).eject(output)]
+    emit({"script": written[0], "files": written[1:]}) if as_json else print("\n".join(written))
+
+
+@app.command()
+def reproduce(
+    run: Annotated[str, typer.Argument(help="The folder of a finished run.")],
+    model_class: Annotated[str | None, typer.Option("--model", help="FILE.py:CLASS of a model of your own that cannot be found again.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Fit again from the record and compare the weights; exit code 70 where they differ."""
+    from fivestep import workflow
+    from fivestep.model.building import load_file_class
+
+    objects = {"model": load_file_class(model_class)} if model_class else {}
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        same = workflow.reproduce(run, **objects)
+    if as_json:
+        emit({"run": run, "same": same})
+    else:
+        print("The weights are the same, bit for bit." if same else "The weights differ.")
+    return 0 if same else 70
 
 
 @app.command()
@@ -495,7 +532,11 @@ def describe_path(path: Path) -> dict[str, Any]:
     tensors = sum(tensor.numel() for tensor in found.state.values())
     recipe = found.recipe
     facts |= {"model": recipe.get("name") or recipe.get("qualname") or recipe.get("class"), "model args": recipe.get("args", {}), "numbers": tensors}
-    return facts | {"task": found.decoding.get("task"), "classes": found.decoding.get("classes"), "sha256": found.digest}
+    return (
+        facts
+        | {"task": found.decoding.get("task"), "classes": found.decoding.get("classes"), "sha256": found.digest}
+        | {"weights_sha256": found.facts.get("weights_sha256")}
+    )
 
 
 def print_scores(scores: Any) -> None:

@@ -282,12 +282,14 @@ class Run(Model):
         evaluate_loss: Callable[[str], float | tuple[Tensor, Tensor] | None],
         can_predict: bool = True,
         checks: Any = None,
+        prepared: Any = None,
     ):
         super().__init__(predictor, task=task, recipe=recipe)
         self.splits, self.history, self.settings, self.findings, self.folder = splits, history, settings, findings, folder
         self._metrics, self._encoded, self._targets, self._seed, self._watched_test = metrics, encoded, targets_in_unit, seed, watched_test
         self._evaluate_loss, self.can_predict, self._checks = evaluate_loss, can_predict, checks
         self._scored: dict[tuple[str, str], scoring.Scores] = {}  # the task's own scores, by split and weights
+        self._prepared = prepared  # everything the run was made from, for `eject`
         self.facts = {
             "rows": {name: len(source) for name, source in encoded.items()},
             "kind": splits.train.data.kind,
@@ -399,6 +401,17 @@ class Run(Model):
         ]
         return "\n".join(lines)
 
+    def eject(self, path: str | Path) -> list[Path]:
+        """Write the run as one readable script of plain PyTorch; returns its path and those of the files beside it (arrays, your module, first weights).
+
+        The script needs torch and the table reader, not fivestep, and on the CPU it ends in the same weights, bit for bit: it prints their SHA-256.
+        Raises SettingsError for what cannot be written so (a lambda, a Dataset object), CannotCreateError where a file is in the way. For example
+        `run.eject("train.py")`; in examples/eject_and_compare.py the script is run, too.
+        """
+        from fivestep.results.eject import eject
+
+        return eject(self._prepared, path, weights_sha256=self.facts["weights_sha256"], folder=self.folder)
+
     def plot(self, kind: str = "loss") -> Any:
         """A matplotlib figure: "loss", "predictions", "residuals", "confusion", "roc", "precision_recall", "calibration", "importance" or "boundary".
 
@@ -447,6 +460,57 @@ class Run(Model):
         loud = Findings(finding for finding in self.findings if finding.severity != "note")
         picture = displays.curves(self.history, best=best["epoch"] if best is not None else None)
         return f"<div>{displays.table(facts, caption='Run')}{picture}{loud._repr_html_() if loud else ''}</div>"
+
+
+class RunWithoutData(Run):
+    """A finished run whose data cannot be read again: it predicts and scores rows that it is given, and says of anything else why it cannot.
+
+    `why` is the reason, with the way on.
+    """
+
+    def __init__(
+        self, model: Model, why: str, *, history: list[dict[str, Any]], settings: Settings, findings: list[Any], folder: Path, self_test: tuple[Any, Any]
+    ):
+        Model.__init__(self, model._predictor, task=model._task, recipe=model._recipe, facts=model.facts)
+        self.history, self.settings, self.findings, self.folder = history, settings, findings, folder
+        self.why, self._kept_self_test = why, self_test
+        self._metrics = self._checks = None
+
+    @property
+    def splits(self) -> Any:  # type: ignore[override]
+        """There are none: UsageError, with the reason."""
+        raise UsageError(f"This run was loaded without its data. {self.why}")
+
+    def predict(self, rows_or_split: Any = "test", *, probabilities: bool = False, spread: bool = False) -> Any:
+        """Predictions for new rows; a split by its name is a UsageError."""
+        if isinstance(rows_or_split, str) and rows_or_split in ("train", "val", "test"):
+            return self.splits
+        return Model.predict(self, rows_or_split, probabilities=probabilities, spread=spread)
+
+    def calibrate(self) -> float:
+        """Validation rows are needed: UsageError."""
+        return self.splits
+
+    def eject(self, path: str | Path) -> list[Path]:
+        """The data is needed: UsageError."""
+        return self.splits
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """The data is needed: UsageError."""
+        return self.splits
+
+    def plot(self, kind: str = "loss") -> Any:
+        """A matplotlib figure of the losses; what needs the data is a UsageError."""
+        return super().plot(kind) if kind == "loss" else self.splits
+
+    def _self_test_rows(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return self._kept_self_test
+
+    def _card(self) -> str:
+        return Model._card(self)
+
+    def __repr__(self) -> str:
+        return super().__repr__() + f"\n  without its data: {self.why}"
 
 
 def group_codes(values: Any) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import fivestep as fs
 
-splits = fs.Data.table(fs.datasets.penguins(), target="body_mass_g").split(seed=0, stratify="species")
+splits = fs.Data.table(fs.datasets.penguins(), target="body_mass_g", without_target="drop").split(seed=0)
 run = fs.fit("mlp", splits, scheduler="CosineAnnealingLR", epochs=20, quiet=True)
 
 folder = Path("plain")

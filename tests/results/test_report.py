@@ -10,7 +10,7 @@ import torch
 from reported import HOSTILE, QUIET, Net, churn, houses, make
 
 import fivestep as fs
-from fivestep.errors import DataError, MissingInputError, UsageError
+from fivestep.errors import MissingInputError, UsageError
 from fivestep.results import runs
 
 KINDS = ("useless", "useful", "houses", "digits", "arrays")

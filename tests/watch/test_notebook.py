@@ -7,7 +7,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,6 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-
-Run = Callable[[str], list[Any]]
 
 START = """
 import torch, fivestep as fs
@@ -32,8 +30,6 @@ class Notebook:
 
     def __init__(self, client: NotebookClient):
         self.client = client
-        self.messages: list[Any] = []
-        client.on_cell_executed = None
 
     def __call__(self, source: str) -> list[Any]:
         self.client.nb.cells.append(nbformat.v4.new_code_cell(source))
@@ -44,9 +40,9 @@ class Notebook:
 @pytest.fixture(scope="module")
 def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
     """One kernel for all tests here: to start one takes seconds."""
-    os.environ["IPYTHONDIR"] = str(tmp_path_factory.mktemp("ipython"))
     client = NotebookClient(nbformat.v4.new_notebook(), timeout=120, resources={"metadata": {"path": str(tmp_path_factory.mktemp("notebook"))}})
-    with client.setup_kernel():
+    environment = {**os.environ, "IPYTHONDIR": str(tmp_path_factory.mktemp("ipython"))}  # the user's own profile may load anything
+    with client.setup_kernel(env=environment):
         notebook = Notebook(client)
         notebook(START)
         yield notebook

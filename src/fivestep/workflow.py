@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from fivestep import files, seeds
-from fivestep.errors import FindingsError, NonFiniteError, UsageError
+from fivestep.errors import FindingsError, FivestepError, NonFiniteError, SettingsError, UsageError
 from fivestep.model import building, models
-from fivestep.preparing import Session, prepare
+from fivestep.preparing import Session, prepare, what_the_loss_refuses
 from fivestep.results import artifact as artifacts
 from fivestep.results import runs
 from fivestep.results.run import Model, Run
@@ -103,6 +103,11 @@ def fit(
     except NonFiniteError as error:
         explain_non_finite(session, error)
         raise
+    except (IndexError, RuntimeError, ValueError) as error:
+        lesson = None if isinstance(error, FivestepError) else what_the_loss_refuses(session)
+        if lesson is None:
+            raise
+        raise SettingsError(lesson) from error
     finally:
         seeds.restore(before)
 

@@ -5,6 +5,7 @@ They read the optimizer's own groups, simulate its schedule, and rehearse the fi
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy
@@ -138,7 +139,7 @@ def swings(planned: numpy.ndarray) -> int:
     if planned[0] < 0.9 * top:
         return 0
     count, low = 0, False
-    for before, rate in zip(planned, planned[1:]):
+    for before, rate in itertools.pairwise(planned):
         if rate - before > 0.5 * top:
             return 0
         low = low or rate < 0.05 * top

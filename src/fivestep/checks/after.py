@@ -244,7 +244,7 @@ def label_swap(name: str, predicted: numpy.ndarray, labels: numpy.ndarray, train
     majority = float(numpy.unique(labels, return_counts=True)[1].max() / len(labels))
     mended = renaming(predicted, labels)
     # Half of what the majority alone would give is below any guessing; a renaming that gives over 0.7 says that the model does know the classes.
-    if accuracy < 0.5 * majority and mended > max(0.7, majority + 0.1) and (train_accuracy := training if isinstance(training, float) else training()) > 0.8:
+    if accuracy < 0.5 * majority and mended > max(0.7, majority + 0.1) and (train_accuracy := training() if callable(training) else training) > 0.8:
         return Finding(
             "S15", "warning", f"{train_accuracy:.0%} of the training rows are right and {accuracy:.0%} of the {name} rows; with labels renamed it would be {mended:.0%}.",
             {"split": name, "train_accuracy": train_accuracy, "accuracy": accuracy, "renamed": mended}, "Labels of this split were numbered another way: its score, and every epoch chosen by it, is wrong.",

@@ -340,6 +340,25 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     return session
 
 
+def what_the_loss_refuses(session: Session) -> str | None:
+    """Why torch's loss ended a run (labels out of range, shapes that do not fit), looked up in all targets of all splits; None where that is not the reason.
+
+    With checks on, this was said before the first step; this is for `checks=False`, where torch's own words ("Target 3 is out of bounds") name no row and no way on.
+    """
+    if session.loss is None:
+        return None
+    for name, source in session.encoded.items():
+        if not hasattr(source, "targets"):
+            continue
+        outputs = first_outputs(session.built.module, source, session.device, picker(session.arguments["output"]), session.arguments["seed"])
+        count = len(source.targets[0]) if source.targets and isinstance(source.targets[0], Tensor) else 0
+        every = map_tensors(lambda tensor, count=count: tensor[:1].cpu().expand(count, *tensor.shape[1:]) if tensor.dim() else tensor, outputs)
+        problem = losses.shape_problem(session.loss, every, source.targets)
+        if problem is not None:
+            return f"In the {name} rows: {problem}"
+    return None
+
+
 def task_of_outputs(task: str | None, outputs: Any, loss_name: str | None) -> str | None:
     """The task that labels tell, mended by the outputs: three logits and labels 0 and 1 are several classes, one number for many labels is a regression."""
     if not isinstance(outputs, Tensor) or outputs.dim() != 2:

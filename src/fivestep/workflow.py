@@ -18,9 +18,9 @@ from torch import nn
 
 from fivestep import files, seeds
 from fivestep.checks.findings import Finding, Findings
-from fivestep.errors import DataError, FindingsError, MissingInputError, NonFiniteError, UsageError
+from fivestep.errors import DataError, FindingsError, FivestepError, MissingInputError, NonFiniteError, SettingsError, UsageError
 from fivestep.model import building, models
-from fivestep.preparing import Session, prepare
+from fivestep.preparing import Session, prepare, what_the_loss_refuses
 from fivestep.reproducing import class_again, environment_differs, prepare_from_start, read_kept
 from fivestep.results import artifact as artifacts
 from fivestep.results import runs
@@ -102,6 +102,11 @@ def fit(
     except NonFiniteError as error:
         explain_non_finite(session, error)
         raise
+    except (IndexError, RuntimeError, ValueError) as error:
+        lesson = None if isinstance(error, FivestepError) else what_the_loss_refuses(session)
+        if lesson is None:
+            raise
+        raise SettingsError(lesson) from error
     finally:
         seeds.restore(before)
 

@@ -349,15 +349,9 @@ def test_adversarial_networks_by_a_step_of_ones_own() -> None:
             return self.maker(noise)
 
     pair = Pair()
+    adam = {"name": "Adam", "lr": 2e-4, "betas": (0.5, 0.999)}
 
-    def optimizers(model: nn.Module) -> Any:
-        return {
-            "maker": torch.optim.Adam(model.maker.parameters(), 2e-4, betas=(0.5, 0.999)),
-            "judge": torch.optim.Adam(model.judge.parameters(), 2e-4, betas=(0.5, 0.999)),
-        }
-
-    def step(model: nn.Module, batch: Any, optimizer: Any) -> Tensor:
-        real = batch.inputs
+    def step(model: nn.Module, optimizer: Any, real: Tensor, targets: Any) -> Tensor:
         one, zero = torch.ones(len(real), 1), torch.zeros(len(real), 1)
         made = model(torch.randn(len(real), 8))
         optimizer["judge"].zero_grad()
@@ -367,12 +361,12 @@ def test_adversarial_networks_by_a_step_of_ones_own() -> None:
         optimizer["maker"].zero_grad()
         F.binary_cross_entropy_with_logits(model.judge(made), one).backward()
         optimizer["maker"].step()
-        return value.detach()
+        return {"loss": value}
 
     images, _ = datasets.digits()
     X = torch.as_tensor(images).float().flatten(1) / 127.5 - 1
     splits = fs.Data.arrays(X, torch.zeros(len(X), 1)).split(train=0.9, val=0.1)
-    assert loud(pair, splits, step=step, optimizer=optimizers, epochs=3, score=False) == {}
+    assert loud(pair, splits, step=step, optimizer={"maker": adam, "judge": adam}, epochs=3, score=False) == {}
 
 
 def test_a_frozen_body_with_a_new_head() -> None:

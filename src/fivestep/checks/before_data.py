@@ -539,11 +539,39 @@ def evenly_spaced(ordered: numpy.ndarray) -> bool:
     return bool(numpy.any(ordered != ordered.round())) and bool(numpy.abs(steps - steps.mean()).max() < 0.01 * abs(steps.mean()))
 
 
+def id_like(subject: Subject, probe: Probe) -> Finding | None:
+    """D13 as a note: a column that the reader left out as a counter or an id, or one of whole numbers, each other than all before, that went in as a feature."""
+    reasons = {name: why.split(";")[0] for name, why in subject.left_out.items() if why.startswith(("it counts the rows", "an id"))}
+    if reasons:
+        return Finding(
+            "D13", "note", f"Left out as no feature: {', '.join(f'{name} ({why})' for name, why in reasons.items())}.", {"columns": list(reasons)},
+            "As a feature it would be learnt by heart and say nothing about new rows.", f"Nothing, or columns={{{next(iter(reasons))!r}: \"number\"}} if it is meant.",
+        )  # fmt: skip
+    if subject.table is None:
+        return None
+    for column in probe.columns:
+        # Amounts in whole numbers repeat here and there: among a thousand of them up to a million some two are equal nearly always (birthdays).
+        values = column.finite
+        if not (
+            column.used
+            and column.kind == "number"
+            and column.is_integer
+            and 200 <= len(values) == column.distinct
+            and len(values) ** 2 > 4 * (values.max() - values.min())
+        ):
+            continue
+        return Finding(
+            "D13", "note", f"{column.name} holds {column.distinct} whole numbers, each other than all the rest.", {"column": column.name},
+            "If it is an id, it is learnt by heart and says nothing about new rows.", f"If it is an id: drop=[{column.name!r}].",
+        )  # fmt: skip
+    return None
+
+
 def rule_d13(subject: Subject, probe: Probe) -> Finding | None:
     """A feature that counts the rows (whole, unique, step 1) while the targets depend on the order of the rows."""
     target = probe.target_column
     if target is None or subject.split == "time" or len(probe.columns) < 2 or not numpy.isfinite(target).all():
-        return None
+        return id_like(subject, probe)
     for column in probe.columns:
         if not (column.used and len(column.finite) == column.distinct and len(column.values) == len(target) and len(target) >= 30):
             continue
@@ -560,7 +588,7 @@ def rule_d13(subject: Subject, probe: Probe) -> Finding | None:
                 {"column": column.name, "correlation": correlation},
                 "The model learns the order of the file: a perfect score here, none on new rows.", f"Leave it out: drop=[{column.name!r}].",
             )  # fmt: skip
-    return None
+    return id_like(subject, probe)
 
 
 def rule_d14(subject: Subject, probe: Probe) -> Finding | None:

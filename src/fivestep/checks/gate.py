@@ -35,6 +35,7 @@ def subject_of(session: Any, predict_rows: Any = None) -> Subject:
         facts = dict(
             target=splits.train.data.target_names[0] if splits.train.data.target_names else None,
             dropped=tuple(splits.train.data.options["drop"]),
+            left_out={column.name: column.why for column in splits.columns.left_out if column.name not in splits.train.data.options["drop"]},
             used=tuple(typed.inputs),
             kinds={column.name: column.kind for column in typed.columns},
             standardised=True,

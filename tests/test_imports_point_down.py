@@ -22,6 +22,8 @@ PLACES = {
     "fivestep": 2,  # __init__: the public names; an app may use them as anybody does, what is below may not
     "fivestep.apps": 2,
     "fivestep.experiments": 3,
+    "fivestep.stacking": 3,
+    "fivestep.variants": 3,
     "fivestep.workflow": 4,
     "fivestep.resuming": 4,
     "fivestep.preparing": 4,

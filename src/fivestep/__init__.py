@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from fivestep.errors import StorageError as StorageError
     from fivestep.errors import TrainingError as TrainingError
     from fivestep.errors import UsageError as UsageError
+    from fivestep.experiments import compare as compare
+    from fivestep.experiments import cross_validate as cross_validate
+    from fivestep.experiments import sweep as sweep
     from fivestep.model.scores import Scores as Scores
     from fivestep.results.run import Model as Model
     from fivestep.results.run import Run as Run
@@ -50,6 +53,10 @@ _HOME = {
     "fit": "fivestep.workflow",
     "check": "fivestep.workflow",
     "resume": "fivestep.workflow",
+    # improve
+    "sweep": "fivestep.experiments",
+    "cross_validate": "fivestep.experiments",
+    "compare": "fivestep.experiments",
     # use
     "Run": "fivestep.results.run",
     "Model": "fivestep.results.run",

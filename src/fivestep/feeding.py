@@ -229,3 +229,44 @@ def weigher(raw_loss: Any) -> Callable[[Batch], Any]:
     if raw_loss is None:
         return examples
     return lambda batch: losses.batch_weight(raw_loss, batch.targets, weights=batch.weights, num_examples=examples(batch))
+
+
+def losses_of_rows(module: nn.Module, objective: Callable[..., Any], batches: Any, weigh: Callable[[Batch], Any], autocast: Any) -> tuple[Tensor, Tensor] | None:
+    """(losses, what each counts), (n,) float64 both: the loss of each row alone, so that rows can be drawn again; None where a loss cannot be told by rows.
+
+    It is proven, not assumed: the weighted mean of the rows must be the loss of the batch (not so for a contrastive loss, or one with batch statistics).
+    """
+    found, counted = [], []
+    with loop.evaluating(module):
+        for batch in batches:
+            with autocast:
+                outputs = loop.forward(module, batch.inputs)
+                alone = () if batch.weights is None else (batch.weights,)
+                try:
+                    rows = torch.vmap(lambda *row: objective(*map_tensors(lambda tensor: tensor[None], row)))(outputs, batch.targets, *alone)
+                    whole = objective(outputs, batch.targets, *alone)
+                except Exception:  # a user's loss may do anything, and then the rows cannot be told apart
+                    return None
+            if not isinstance(rows, Tensor) or rows.dim() != 1 or not isinstance(whole, Tensor) or whole.dim():
+                return None
+            num_rows = len(rows)
+            counts = torch.ones(num_rows, dtype=torch.float64) if batch.weights is None else batch.weights.double().cpu()
+            rows = rows.double().cpu()
+            if not mean_is(whole, rows, counts):
+                if num_rows > 20_000:
+                    return None
+                each = [weigh(Batch(*map_tensors(lambda tensor, k=k: tensor[k : k + 1], tuple(batch)))) for k in range(num_rows)]
+                if any(weight is None for weight in each):
+                    return None
+                counts = torch.tensor([float(weight) for weight in each], dtype=torch.float64)
+                rows = torch.where(counts > 0, rows, 0.0)  # the mean over no label that counts is 0/0
+                if not mean_is(whole, rows, counts):
+                    return None
+            found.append(rows)
+            counted.append(counts)
+    return torch.cat(found), torch.cat(counted)
+
+
+def mean_is(whole: Tensor, rows: Tensor, counts: Tensor) -> bool:
+    mean = float((rows * counts).sum() / counts.sum())
+    return abs(mean - float(whole)) <= 1e-4 * max(abs(float(whole)), 1e-6) or (mean != mean and float(whole) != float(whole))

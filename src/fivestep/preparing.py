@@ -27,6 +27,7 @@ from fivestep.feeding import (
     evaluation_batches,
     evaluation_rows,
     first_outputs,
+    losses_of_rows,
     make_batches,
     objective_of,
     picker,
@@ -73,6 +74,7 @@ class Session:
     encoded: dict[str, Any]
     targets_in_unit: Callable[[str], Tensor | None]
     evaluate_loss: Callable[[str], float | None]
+    rows_loss: Callable[[str], tuple[Tensor, Tensor] | None]
     findings: list[Finding] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     started: float = field(default_factory=clock.perf_counter)
@@ -247,6 +249,13 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
         batches = evaluation_batches(source, evaluation_rows(source), device, dtype)
         return loop.evaluate(module, objective, batches, weigh=weigh, compute=ask["compute"], autocast=autocast)[0]
 
+    def rows_loss(part_name: str) -> tuple[Tensor, Tensor] | None:
+        """The loss of each row of a split and what it counts, with the weights that were kept; None where a loss cannot be told by rows."""
+        if own_step:
+            return None
+        source = encoded[part_name]
+        return losses_of_rows(module, objective, evaluation_batches(source, evaluation_rows(source), device, dtype), weigh, autocast)
+
     average = make_average(ask["average"], module if loss_module is None else nn.ModuleList([module, loss_module]))
     training = Training(
         module,
@@ -284,7 +293,7 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     settings = Settings(asked_settings(arguments, defaults), chosen, data_record(splits), built.recipe)
     session = Session(
         arguments, settings, splits, built, training, plan, decoding, raw_loss, loss_name, predictor, task, device, None, encoded, targets_in_unit, evaluate_loss,
-        said=said, can_predict=outputs is not None, weights_report=report, batch_size=batch_size, user_metrics=user_functions(ask["metrics"]), keepers=keepers,
+        rows_loss, said=said, can_predict=outputs is not None, weights_report=report, batch_size=batch_size, user_metrics=user_functions(ask["metrics"]), keepers=keepers,
     )  # fmt: skip
     if ask["checks"]:
         session.checks = gate.Checks(session, ignore=ask["ignore"], predict_rows=ask.get("predict_rows"))

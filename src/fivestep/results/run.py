@@ -254,11 +254,13 @@ class Run(Model):
         evaluate_loss: Callable[[str], float | None],
         can_predict: bool = True,
         checks: Any = None,
+        rows_loss: Callable[[str], tuple[Tensor, Tensor] | None] | None = None,
     ):
         super().__init__(predictor, task=task, recipe=recipe)
         self.splits, self.history, self.settings, self.findings, self.folder = splits, history, settings, findings, folder
         self._metrics, self._encoded, self._targets, self._seed, self._watched_test = metrics, encoded, targets_in_unit, seed, watched_test
         self._evaluate_loss, self.can_predict, self._checks = evaluate_loss, can_predict, checks
+        self._rows_loss = rows_loss
         self.facts = {
             "rows": {name: len(source) for name, source in encoded.items()},
             "kind": splits.train.data.kind,

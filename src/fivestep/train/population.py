@@ -703,6 +703,7 @@ class Population:
         first = self.members[0].plan
         for member in self.members:
             epochs.notify(member.plan, RunStarted(first.epochs, first.batches.steps(0), 0))
+            member.training.optimizer._opt_called = True  # else torch's schedulers warn that the optimizer itself has not moved
         try:
             for epoch in range(first.epochs):
                 self._epoch(epoch)

@@ -278,14 +278,15 @@ class Sweep:
                 for trial in self._train(group, workers, errors, say):
                     ended[job_name(trial)] = trial
                     self._keep(trial)
-                    say(f"  [{len(ended)}/{len(self.jobs)}] {self._told(trial)}")
+                    if trial.how != "stacked" or len(group.jobs) <= 8:  # what ends together is told together
+                        say(f"  [{len(ended)}/{len(self.jobs)}] {self._told(trial)}")
+                if len(group.jobs) > 8 and group.how == "stacked":
+                    say(f"  [{len(ended)}/{len(self.jobs)}] {len(group.jobs)} ended, after {clock.perf_counter() - began:.3g} s")
         self.trials = [ended[job.name] for job in self.jobs]
         self.seconds = clock.perf_counter() - began
         if errors and all(trial.status == "refused" for trial in self.trials):
             raise errors[0]  # not one variant could be trained: the reason is the answer
-        if not quiet:
-            say("")
-            print(self, file=sys.stderr)
+        say(f"{len(self.trials)} trainings in {self.seconds:.3g} s" + (f", kept in {self.folder}" if self.folder is not None else ""))
         return self
 
     def _train(self, group: Group, workers: int | None, errors: list[FivestepError], say: Any) -> Any:

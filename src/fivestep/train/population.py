@@ -279,6 +279,7 @@ def traced(
     `shared`: the batch is the same for all members, else its tensors are (K, batch, ...). Raises Unstackable for what torch.func cannot do.
     """
     from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.nn.attention import SDPBackend, sdpa_kernel
 
     num_weights, num_held = len(stack.names), len(stack.held)
     value_of = one_member(template, stack.names, stack.held_names, loss)
@@ -306,7 +307,8 @@ def traced(
     for module in frozen:
         module.eval()
     try:
-        with seeds.restored(), torch.enable_grad() if training else torch.no_grad():
+        # The fused kernels of attention have no batching rule (each member would be computed alone); the plain formula has.
+        with seeds.restored(), torch.enable_grad() if training else torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             weights = [view.detach().clone().requires_grad_(training) for view in stack.views]
             graph = make_fx(function)(*weights, *[tensor.detach().clone() for tensor in stack.held], *leaves)
     except Unstackable:

@@ -626,6 +626,18 @@ class Population:
                 raise Unstackable(f"stacked, its first gradients differ from those alone (by {difference / max(size, 1e-12):.1e} of their size)")
         return graph
 
+    def warm_up(self) -> None:
+        """Trace (and compile) every shape that an epoch has, before the clock of a bench runs; nothing moves."""
+        held = [tensor.clone() for tensor in self.stack.held]
+        self.streams.seed(0)
+        with torch.no_grad():
+            for groups, batch in self._batches(0):
+                if groups is not None:
+                    self._grouped(groups)
+                elif (True, self.shared, (), tuple(tensor.shape for tensor in tensors_of(tuple(batch)))) not in self.graphs or self.compile_step:
+                    self.graph(batch, shared=self.shared, training=True)(*self.stack.views, *self.stack.held, *tensors_of(tuple(batch)))
+        self._restore_held(held)
+
     def _restore_held(self, held: Sequence[Tensor]) -> None:
         for tensor, before in zip(self.stack.held, held):
             tensor.copy_(before)

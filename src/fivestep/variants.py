@@ -116,7 +116,7 @@ def label(changes: Mapping[str, Any]) -> str:
 
 def shown(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.6g}"
     name = getattr(value, "__name__", None)
     if name is not None:
         return name

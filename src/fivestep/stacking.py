@@ -88,7 +88,9 @@ def plan_groups(make_model: Any, jobs: Sequence[Job], *, stack: bool | str = "au
         by_signature.setdefault((signature(job), job.fold is None and id(job.splits)), []).append(job)
     groups: list[Group] = []
     for alike in by_signature.values():
-        if stack is False:
+        if any(job.settings.get("lr") == "find" for job in alike):
+            groups.append(Group(tuple(alike), otherwise, "lr='find' makes a test of its own before each run"))
+        elif stack is False:
             groups.append(Group(tuple(alike), otherwise, "stack=False"))
         elif len(alike) == 1:
             groups.append(Group(tuple(alike), otherwise, "no other variant shares its graph"))

@@ -23,6 +23,8 @@ PLACES = {
     "fivestep.apps": 2,
     "fivestep.experiments": 3,
     "fivestep.stacking": 3,
+    "fivestep.pruning": 3,
+    "fivestep.studies": 3,
     "fivestep.variants": 3,
     "fivestep.workflow": 4,
     "fivestep.resuming": 4,

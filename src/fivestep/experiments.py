@@ -29,6 +29,7 @@ from fivestep.data.splits import fold_indices
 from fivestep.errors import DataError, FindingsError, FivestepError, Interrupted, MissingInputError, NonFiniteError, SettingsError, TrainingError, UsageError
 from fivestep.model import metrics as scoring
 from fivestep.model.building import nearest
+from fivestep.pruning import Halving, Prune, Pruned, watcher
 from fivestep.results import runs
 from fivestep.results.comparing import (
     Comparison,
@@ -71,7 +72,8 @@ def sweep(
     """Train all variants of a model that `over` makes, each with every seed, and return the table of what helped.
 
     `over` holds lists by the name of a setting: "lr", "batch_size", "optimizer", "optimizer.momentum", "loss.delta", "dropout", "model.width" (an argument of the
-    model); with search="random" and `trials` also distributions: {"low": 1e-4, "high": 1e-1, "log": True}. `seeds` is a number (from `seed` on) or a list: with
+    model); with search="random" and `trials` also distributions: {"low": 1e-4, "high": 1e-1, "log": True}. search="halving" leaves two thirds of the variants off
+    at a 27th, a 9th and a third of the epochs; search="optuna" lets Optuna propose them, with `storage` a journal file or a database's URL. `seeds` is a number (from `seed` on) or a list: with
     one seed nothing can be said to be better. Everything else goes to `fit`; `monitor` is what variants are ranked by, on validation rows.
 
     Variants that share a graph are trained in the same steps where that is faster (`stack="auto"`; True wherever it is possible; False never), the rest one
@@ -96,10 +98,24 @@ def sweep(
         raise SettingsError("A sweep chooses on validation rows, and these splits have none. Split with val=0.15, or use cross_validate.")
     first = given.pop("seed", 0)
     chosen_seeds = read_seeds(seeds, first)
-    changes = variants.expand(over or {}, search=search, trials=trials, seed=first)
+    if search not in ("grid", "random", "halving", "optuna"):
+        raise UsageError(f"search={search!r} is not known. Use 'grid', 'random', 'halving' or 'optuna'.")
+    if storage is not None and search != "optuna":
+        raise UsageError("storage= is where an Optuna study is kept: give search='optuna' too. Every other sweep is kept in its folder.")
+    if search == "optuna":
+        from fivestep.studies import run_study
+
+        return run_study(make_model, splits, over or {}, given, chosen_seeds, trials=trials, storage=storage)
+    drawn = search == "random" or trials is not None
+    changes = variants.expand(over or {}, search="random" if drawn else "grid", trials=trials, seed=first)
     settings = [variants.applied(given, change, workflow.defaults()) for change in changes]
     jobs = [Job(v, seed, one, splits) for v, one in enumerate(settings) for seed in chosen_seeds]
     made = Sweep("sweep", make_model, changes, settings, splits, given, jobs)
+    if search == "halving":
+        if workers is not None:
+            raise UsageError("search='halving' ranks trainings while they run, which worker processes cannot. Leave workers out.")
+        num_epochs = given.get("epochs", "auto")
+        made.prune = Halving(100 if num_epochs == "auto" else num_epochs, higher_is_better=made.higher_is_better)
     return made.run(stack=stack, same_order=same_order, workers=workers)
 
 
@@ -233,6 +249,7 @@ class Trial:
     how: str
     folder: str | None = None
     weights_sha256: str | None = None
+    curve: tuple[tuple[int, float], ...] = ()  # (epoch, monitored score) as it trained
 
 
 @dataclass
@@ -253,6 +270,7 @@ class Sweep:
     plan: list[Group] = field(default_factory=list)
     folder: Path | None = None
     seconds: float = 0.0
+    prune: Prune | None = None
 
     # -- running
 
@@ -268,6 +286,9 @@ class Sweep:
             if ended:
                 say(f"{len(ended)} of {len(self.jobs)} trainings have ended before and are read back from {self.folder}.")
             left = [job for job in self.jobs if job.name not in ended]
+            if isinstance(self.prune, Halving):
+                for trial in ended.values():
+                    self.prune.read((trial.variant, trial.seed), dict(trial.curve))
             self.plan = stacking.plan_groups(self.make_model, left, stack=stack, same_order=same_order, workers=workers) if left else []
             if left:
                 say(f"{self.kind}: {len(self.changes)} variant{'s' * (len(self.changes) != 1)}, {len(left)} trainings")
@@ -292,7 +313,7 @@ class Sweep:
     def _train(self, group: Group, workers: int | None, errors: list[FivestepError], say: Any) -> Any:
         if group.how == "stacked":
             try:
-                ended = stacking.train_group(self.make_model, group, checks=self.given.get("checks", True), compile_step=self.given.get("compile") == "step")
+                ended = stacking.train_group(self.make_model, group, checks=self.given.get("checks", True), compile_step=self.given.get("compile") == "step", prune=self.prune)
             except Unstackable as told:
                 say(f"  one after another after all: {told}")
                 group = replace(group, how="alone", reason=str(told))
@@ -305,7 +326,7 @@ class Sweep:
             yield from self._in_workers(group, workers or 1, errors, say)
             return
         for job in group.jobs:
-            trial, error = fit_job(self.make_model, job, self.folder, self.metric, self.mode)
+            trial, error = fit_job(self.make_model, job, self.folder, self.metric, self.mode, self.prune)
             if error is not None:
                 errors.append(error)
             yield trial
@@ -390,7 +411,7 @@ class Sweep:
         for job in self.jobs:
             table = runs.read(self.folder / "trials", f"{job.name}.json")
             if table is not None:
-                found[job.name] = Trial(**table | {"resampled": None if table["resampled"] is None else tuple(table["resampled"])})
+                found[job.name] = Trial(**table | {"resampled": None if table["resampled"] is None else tuple(table["resampled"]), "curve": tuple(map(tuple, table["curve"]))})
         return found
 
     def _keep(self, trial: Trial) -> None:
@@ -427,7 +448,8 @@ class Sweep:
             if self.kind == "cross-validation":
                 ratio = sum(len(job.splits.val) for job in self.jobs) / sum(len(job.splits.train) for job in self.jobs)
             independent = min((trial.num_independent for trial in mine), default=0)
-            found.append(Measured(variants.label(change), values, resampled, names, independent, ratio))
+            lost = next((trial.status for trial in mine if trial.status in ("pruned", "refused")), "diverged")
+            found.append(Measured(variants.label(change), values, resampled, names, independent, ratio, lost))
         return found
 
     @cached_property
@@ -563,11 +585,16 @@ class Sweep:
 # -- one job alone ---------------------------------------------------------------------------------------------------------------------------------------------
 
 
-def fit_job(make_model: Any, job: Job, folder: Path | None, metric: str, mode: str | None) -> tuple[Trial, FivestepError | None]:
+def fit_job(
+    make_model: Any, job: Job, folder: Path | None, metric: str, mode: str | None, prune: Prune | None = None
+) -> tuple[Trial, FivestepError | None]:  # fmt: skip
     """One job by `fit`, or by `resume` where its run folder is there already; a training that fails is a row of the table and no end of the sweep."""
     began = clock.perf_counter()
     settings = dict(job.settings) | {"seed": job.seed, "quiet": True}
     error: FivestepError | None = None
+    curve: dict[int, float] = {}
+    if prune is not None:
+        settings["observers"] = [*settings.get("observers", ()), watcher(prune, (job.variant, job.seed), metric, curve)]
     try:
         if folder is None:
             run = workflow.fit(make_model, job.splits, **settings | {"folder": None, "name": None})
@@ -576,6 +603,10 @@ def fit_job(make_model: Any, job: Job, folder: Path | None, metric: str, mode: s
         return trial_of(job, run, "done", "", clock.perf_counter() - began, "alone", metric, mode), None
     except Interrupted:
         raise
+    except Pruned as told:
+        seconds = clock.perf_counter() - began
+        epochs = max(curve, default=0)
+        return Trial(job.variant, job.seed, job.fold, "pruned", str(told), None, None, 0, False, epochs, 0, seconds, "alone", curve=tuple(curve.items())), None
     except NonFiniteError as told:
         status, error = "diverged", told
     except (FindingsError, SettingsError, DataError, UsageError) as told:
@@ -592,7 +623,7 @@ def fit_or_resume(make_model: Any, job: Job, folder: Path, settings: dict[str, A
         if not path.exists():
             return workflow.fit(make_model, job.splits, **settings | {"folder": folder, "name": name})
         try:
-            return reopened(path, **objects_of(make_model, path, job))
+            return reopened(path, **objects_of(make_model, path, job), observers=settings.get("observers", ()))
         except MissingInputError:
             continue  # killed before its first checkpoint: nothing is in it, and it stays as it is
     raise UsageError(f"{folder / job.name} was begun a thousand times and never reached its first checkpoint. Look for what stops it there.")
@@ -617,16 +648,17 @@ def objects_of(make_model: Any, path: Path, job: Job) -> dict[str, Any]:
 
 
 def trial_of(job: Job, run: Run, status: str, reason: str, seconds: float, how: str, metric: str, mode: str | None) -> Trial:
-    measured: Measurement | None = None if status == "diverged" else measure(run, metric, mode=mode)
+    measured: Measurement | None = None if status in ("diverged", "pruned") else measure(run, metric, mode=mode)
     value = None if measured is None else finite(measured.value)
     resampled = None if measured is None or measured.resampled is None else tuple(measured.resampled.tolist())
     if resampled is not None and not all(map(math.isfinite, resampled)):
         resampled = None
     last = run.history[-1] if run.history else {}
     return Trial(
-        job.variant, job.seed, job.fold, "diverged" if value is None else status, reason, value, resampled, 0 if measured is None else measured.num_independent,
+        job.variant, job.seed, job.fold, "diverged" if value is None and status != "pruned" else status, reason, value, resampled, 0 if measured is None else measured.num_independent,
         False if measured is None else measured.higher_is_better, len(run.history), last.get("step", 0), seconds, how,
         str(run.folder) if run.folder is not None else None, run.weights_sha256,
+        tuple((row["epoch"], row["val_loss" if metric == "loss" else metric]) for row in run.history if row.get("val_loss") is not None),
     )  # fmt: skip
 
 

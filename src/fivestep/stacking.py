@@ -21,6 +21,7 @@ from fivestep import workflow
 from fivestep.data.batches import tensors_of
 from fivestep.feeding import evaluation_batches, evaluation_rows, weigher
 from fivestep.preparing import Session, prepare
+from fivestep.pruning import Prune
 from fivestep.settings import record
 from fivestep.train import loop
 from fivestep.train.population import Member, Population, Unstackable, Validation, peak_bytes, why_alone
@@ -188,7 +189,7 @@ class Stacked:
     seconds: float
 
 
-def train_group(make_model: Any, group: Group, *, checks: bool = True, compile_step: bool = False) -> list[Stacked]:
+def train_group(make_model: Any, group: Group, *, checks: bool = True, compile_step: bool = False, prune: Prune | None = None) -> list[Stacked]:
     """Train a stacked group; every session ends as if it had been trained alone, to rounding. Raises FindingsError where a check of the first member stops it."""
     began = time.perf_counter()
     # The members share data, model and loss, so the checks before a run are made once, on the first of them.
@@ -203,7 +204,16 @@ def train_group(make_model: Any, group: Group, *, checks: bool = True, compile_s
             dtype = next(parameter.dtype for parameter in first.training.model.parameters() if parameter.is_floating_point())
             batches = list(evaluation_batches(source, evaluation_rows(source), first.device, dtype))
             validation = Validation(batches, weigher(first.loss))
-    population = Population(members, shared=group.shared, validation=validation, compile_step=compile_step)
+    keys = [(job.variant, job.seed) for job in group.jobs]
+
+    def prune_members(epoch: int, values: dict[int, float]) -> set[int]:
+        assert prune is not None
+        stopped = prune(epoch, {keys[k]: value for k, value in values.items()})
+        return {k for k in values if keys[k] in stopped}
+
+    population = Population(
+        members, shared=group.shared, validation=validation, compile_step=compile_step, prune=None if prune is None else prune_members
+    )  # fmt: skip
     population.prepare()
     population.run()
     share = (time.perf_counter() - began) / len(members)

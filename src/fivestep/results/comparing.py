@@ -41,6 +41,7 @@ class Measured:
     replicates: tuple[Any, ...] = ()
     num_independent: int = 0
     fold_ratio: float | None = None
+    lost: str = "diverged"  # what a variant without a score is called: "diverged", "pruned" or "refused"
 
     @property
     def finite(self) -> bool:
@@ -147,7 +148,7 @@ class Comparison:
     @property
     def better(self) -> bool:
         """Whether the best is shown to be better than every other one."""
-        return len(self.rows) > 1 and all(row.verdict in ("worse", "diverged") for row in self.rows[1:])
+        return len(self.rows) > 1 and all(row.verdict in ("worse", "diverged", "pruned", "refused") for row in self.rows[1:])
 
     def __getitem__(self, name: str) -> Compared:
         for row in self.rows:
@@ -198,7 +199,7 @@ def compare_measured(measured: Sequence[Measured], *, metric: str, higher_is_bet
         one = measured[v]
         extra = dict(facts[v]) if facts else {}
         if not one.finite:
-            rows.append(Compared(one.name, Interval(math.nan), None, "diverged", len(one.values), extra))
+            rows.append(Compared(one.name, Interval(math.nan), None, one.lost, len(one.values), extra))
             continue
         score = estimate({v: 1.0}, measured, rows_only=True)
         if v == best:
@@ -227,9 +228,10 @@ def notes_on(measured: Sequence[Measured], usable: Sequence[int], comparisons: i
         notes.append("The rows could not be resampled for this score, so only the seeds count.")
     if comparisons > 1:
         notes.append(f"Differences are corrected for {comparisons} pairs (Bonferroni), since the best was picked by looking.")
-    lost = len(measured) - len(usable)
-    if lost:
-        notes.append(f"{lost} of {len(measured)} diverged in at least one seed and cannot be the best.")
+    for what, told in (("diverged", "diverged in at least one seed"), ("pruned", "were left off early"), ("refused", "could not be trained")):
+        count = sum(one.lost == what and not one.finite for one in measured)
+        if count:
+            notes.append(f"{count} of {len(measured)} {told} and cannot be the best.")
     return notes
 
 

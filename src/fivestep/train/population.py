@@ -37,7 +37,7 @@ class Unstackable(Exception):
 
 @dataclass
 class Member:
-    """One variant in a population. `status` is "running", "stopped" (early stopping), "diverged" or "done"; `reason` says in words how it ended."""
+    """One variant in a population. `status` is "running", "stopped" (early stopping), "pruned", "diverged" or "done"; `reason` says in words how it ended."""
 
     training: Training
     plan: Plan
@@ -539,11 +539,15 @@ def clip_members(stack: Stack, gradient: Tensor, clip_norms: Tensor | None, clip
 class Population:
     """K members trained in the same steps. `run()` moves all of them to the end of their runs.
 
-    `shared`: all members see the batches of the first one; else each has its own rows and order. Raises Unstackable (from `prepare`) with the reason.
+    `shared`: all members see the batches of the first one; else each has its own rows and order. `prune(epoch, {member: monitored value})` may name members that
+    are to stop after this epoch. Raises Unstackable (from `prepare`) with the reason.
     """
 
-    def __init__(self, members: Sequence[Member], *, shared: bool, validation: Validation | None = None, compile_step: bool = False):
-        self.members = list(members)
+    def __init__(
+        self, members: Sequence[Member], *, shared: bool, validation: Validation | None = None, compile_step: bool = False,
+        prune: Callable[[int, dict[int, float]], set[int]] | None = None,
+    ):  # fmt: skip
+        self.members, self.prune = list(members), prune
         self.shared, self.validation, self.compile_step = shared, validation, compile_step
         reason = why_alone(self.members)
         if reason is not None:
@@ -820,9 +824,14 @@ class Population:
             epochs.notify(plan, event)
         if improved:
             self._keep_best(improved)
+        if self.prune is not None and validated:
+            values = {self.alive[p]: v if plan.monitor == "loss" else m[plan.monitor] for p, (v, m) in validated.items()}
+            for k in self.prune(epoch + 1, values):
+                self.members[k].status, self.members[k].reason = "pruned", f"left off after epoch {epoch + 1}"
+                self.members[k].final_state = epochs.copy_state(self.members[k].training)
         for position in positions:
             member = members[position]
-            if member.training.stopping.done:
+            if member.training.stopping.done and member.status == "running":
                 member.status = "stopped"
                 member.reason = f"no better {member.plan.monitor} for {member.training.stopping.patience} validations"
                 member.final_state = epochs.copy_state(member.training)

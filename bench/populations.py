@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from fivestep import stacking
+from fivestep.data.batches import tensors_of
 from fivestep.data.data import Data, Splits
 from fivestep.stacking import Job
 from fivestep.train import epochs
@@ -60,11 +61,22 @@ def stacked(make, jobs, shared: bool, compiled: bool = False) -> tuple[float, fl
     population = Population([Member(session.training, session.plan) for session in sessions], shared=shared, compile_step=compiled)
     began = time.perf_counter()
     population.prepare()
-    population.warm_up()
+    warm_up(population)
     prepared = time.perf_counter() - began
     began = time.perf_counter()
     population.run()
     return time.perf_counter() - began, prepared
+
+
+def warm_up(population: Population) -> None:
+    """Trace (and compile) every shape that an epoch has, before the clock runs; nothing moves."""
+    with torch.no_grad():
+        for groups, batch in population._batches(0):
+            if groups is not None:
+                population._grouped(groups)
+            else:
+                inputs = tensors_of(tuple(batch))
+                population.graph(batch, shared=population.shared, training=True)(*population.stack.views, *population.stack.held, *inputs)
 
 
 def pairs(make, jobs, repeats: int, *, shared: bool, compiled: bool, single=None) -> None:

@@ -98,7 +98,9 @@ def test_the_interval_of_many_comparisons_is_wider_than_that_of_one() -> None:
     assert one.low == pytest.approx(float(differences.mean() - t_quantile(0.975, 2) * differences.std() / 3**0.5), rel=1e-6)
 
 
-@pytest.mark.parametrize(("probability", "degrees", "expected"), [(0.975, 1, 12.7062), (0.975, 4, 2.7764), (0.995, 10, 3.1693), (0.9999, 4, 13.0337), (0.975, 1e9, 1.95996)])
+@pytest.mark.parametrize(
+    ("probability", "degrees", "expected"), [(0.975, 1, 12.7062), (0.975, 4, 2.7764), (0.995, 10, 3.1693), (0.9999, 4, 13.0337), (0.975, 1e9, 1.95996)]
+)
 def test_the_quantiles_of_students_t_are_those_of_the_tables(probability: float, degrees: float, expected: float) -> None:
     assert t_quantile(probability, degrees) == pytest.approx(expected, rel=1e-4)
 

@@ -313,7 +313,9 @@ class Sweep:
     def _train(self, group: Group, workers: int | None, errors: list[FivestepError], say: Any) -> Any:
         if group.how == "stacked":
             try:
-                ended = stacking.train_group(self.make_model, group, checks=self.given.get("checks", True), compile_step=self.given.get("compile") == "step", prune=self.prune)
+                ended = stacking.train_group(
+                    self.make_model, group, checks=self.given.get("checks", True), compile_step=self.given.get("compile") == "step", prune=self.prune
+                )
             except Unstackable as told:
                 say(f"  one after another after all: {told}")
                 group = replace(group, how="alone", reason=str(told))
@@ -411,7 +413,9 @@ class Sweep:
         for job in self.jobs:
             table = runs.read(self.folder / "trials", f"{job.name}.json")
             if table is not None:
-                found[job.name] = Trial(**table | {"resampled": None if table["resampled"] is None else tuple(table["resampled"]), "curve": tuple(map(tuple, table["curve"]))})
+                found[job.name] = Trial(
+                    **table | {"resampled": None if table["resampled"] is None else tuple(table["resampled"]), "curve": tuple(map(tuple, table["curve"]))}
+                )
         return found
 
     def _keep(self, trial: Trial) -> None:
@@ -432,7 +436,9 @@ class Sweep:
     def higher_is_better(self) -> bool:
         if self.mode is not None:
             return self.mode == "max"
-        return self.metric != "loss" and (next((trial.higher_is_better for trial in self.trials if trial.value is not None), None) or scoring.direction(self.metric) == "max")
+        return self.metric != "loss" and (
+            next((trial.higher_is_better for trial in self.trials if trial.value is not None), None) or scoring.direction(self.metric) == "max"
+        )
 
     @cached_property
     def measured(self) -> list[Measured]:
@@ -484,7 +490,9 @@ class Sweep:
         front = pareto([row.score.value for row in order], [row.facts["seconds"] for row in order], higher_is_better=self.higher_is_better)
         for row, on_front in zip(order, front):
             v = row.facts["variant"]
-            shown = {name: value if isinstance(value, (int, float, str, bool)) or value is None else str(record(value)) for name, value in self.changes[v].items()}
+            shown = {
+                name: value if isinstance(value, (int, float, str, bool)) or value is None else str(record(value)) for name, value in self.changes[v].items()
+            }
             difference = row.difference
             rows.append(
                 {"variant": v} | shown | {
@@ -550,7 +558,10 @@ class Sweep:
         if self.kind == "cross-validation":
             one = self.measured[0]
             whole = estimate({0: 1.0}, self.measured)
-            lines.append(f"Cross-validation of {model_name(self.make_model)}: {len(self.trials)} folds, {self.metric} {number(whole.value)}" + (f" ({between(whole)})" if whole.low is not None else ""))
+            lines.append(
+                f"Cross-validation of {model_name(self.make_model)}: {len(self.trials)} folds, {self.metric} {number(whole.value)}"
+                + (f" ({between(whole)})" if whole.low is not None else "")
+            )
             lines += [f"  fold {trial.fold}: {number(math.nan if trial.value is None else trial.value)}" for trial in self.trials]
             lines.append("  " + self.comparison.notes[0] if one.finite and self.comparison.notes else "")
         else:

@@ -231,7 +231,9 @@ def weigher(raw_loss: Any) -> Callable[[Batch], Any]:
     return lambda batch: losses.batch_weight(raw_loss, batch.targets, weights=batch.weights, num_examples=examples(batch))
 
 
-def losses_of_rows(module: nn.Module, objective: Callable[..., Any], batches: Any, weigh: Callable[[Batch], Any], autocast: Any) -> tuple[Tensor, Tensor] | None:
+def losses_of_rows(
+    module: nn.Module, objective: Callable[..., Any], batches: Any, weigh: Callable[[Batch], Any], autocast: Any
+) -> tuple[Tensor, Tensor] | None:
     """(losses, what each counts), (n,) float64 both: the loss of each row alone, so that rows can be drawn again; None where a loss cannot be told by rows.
 
     It is proven, not assumed: the weighted mean of the rows must be the loss of the batch (not so for a contrastive loss, or one with batch statistics).

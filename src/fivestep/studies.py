@@ -37,7 +37,15 @@ def run_study(
     began = time.perf_counter()
     # The fingerprint stands for all that the numbers depend on: a study of other data or settings is another study, even in the same storage.
     settings = variants.applied(given, {name: first_of(space) for name, space in spaces.items()}, workflow.defaults())
-    made = Sweep("sweep", make_model, [{name: repr(space) for name, space in spaces.items()}], [settings], splits, given, [Job(0, seed, settings, splits) for seed in seeds])
+    made = Sweep(
+        "sweep",
+        make_model,
+        [{name: repr(space) for name, space in spaces.items()}],
+        [settings],
+        splits,
+        given,
+        [Job(0, seed, settings, splits) for seed in seeds],
+    )
     direction = "maximize" if made.higher_is_better else "minimize"
     quiet = given.get("quiet", False)
     with made._locked_folder(lambda text: None) if storage is None else shared_folder(made):
@@ -70,7 +78,9 @@ def run_study(
     return made
 
 
-def run_trial(made: Sweep, study: Any, asked: Any, change: dict[str, Any], given: dict[str, Any], splits: Any, seeds: list[int], optuna: Any, quiet: bool) -> None:
+def run_trial(
+    made: Sweep, study: Any, asked: Any, change: dict[str, Any], given: dict[str, Any], splits: Any, seeds: list[int], optuna: Any, quiet: bool
+) -> None:
     """One proposed variant with all its seeds; the pruner hears the epochs of the first seed."""
     settings = variants.applied(given, change, workflow.defaults())
     done: list[Trial] = []

@@ -19,7 +19,20 @@ from fivestep.model.building import nearest
 from fivestep.settings import put
 
 TABLES = ("optimizer", "loss", "scheduler", "average")
-NOT_VARIED = ("folder", "name", "seed", "observers", "quiet", "checks", "ignore", "device", "checkpoint", "keep_checkpoints", "on_checkpoint_error", "watch_test")
+NOT_VARIED = (
+    "folder",
+    "name",
+    "seed",
+    "observers",
+    "quiet",
+    "checks",
+    "ignore",
+    "device",
+    "checkpoint",
+    "keep_checkpoints",
+    "on_checkpoint_error",
+    "watch_test",
+)
 
 
 def expand(over: Mapping[str, Any], *, search: str = "grid", trials: int | None = None, seed: int = 0) -> list[dict[str, Any]]:
@@ -50,7 +63,9 @@ def read_space(name: str, values: Any) -> Any:
     if isinstance(values, Mapping):
         unknown = set(values) - {"low", "high", "log", "int"}
         if unknown or not {"low", "high"} <= set(values):
-            raise UsageError(f"over[{name!r}] = {dict(values)!r}: a distribution is {{'low': 1e-4, 'high': 1e-1, 'log': True}}, with 'int': True for whole numbers.")
+            raise UsageError(
+                f"over[{name!r}] = {dict(values)!r}: a distribution is {{'low': 1e-4, 'high': 1e-1, 'log': True}}, with 'int': True for whole numbers."
+            )
         low, high = values["low"], values["high"]
         if not (isinstance(low, (int, float)) and isinstance(high, (int, float)) and math.isfinite(low) and math.isfinite(high) and low < high):
             raise UsageError(f"over[{name!r}]: low={low!r} must be below high={high!r}, both finite numbers.")

@@ -93,7 +93,9 @@ CASES: dict[str, tuple[Any, Any, dict[str, Any], list[dict[str, Any]]]] = {
 
 def sessions(make: Any, splits: Splits, fixed: dict[str, Any], varied: list[dict[str, Any]]) -> list[Session]:
     allowed = workflow.defaults()
-    plain = dict(model=make, splits=splits, epochs=29, batch_size=29, folder=None, quiet=True, checks=False, device="cpu")  # 200 rows: 6 steps of 29 and one of 26
+    plain = dict(
+        model=make, splits=splits, epochs=29, batch_size=29, folder=None, quiet=True, checks=False, device="cpu"
+    )  # 200 rows: 6 steps of 29 and one of 26
     return [prepare(allowed | plain | fixed | one, allowed) for one in varied]
 
 

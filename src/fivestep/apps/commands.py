@@ -118,7 +118,9 @@ def resume(
 def sweep(
     data: Annotated[str, typer.Argument(help="CSV, TSV or Parquet file, or a folder of images.")],
     target: Target = None,
-    over: Annotated[list[str] | None, typer.Option(help="What is varied: lr=0.1,0.01 or model.width=32,64 or lr=1e-4..1e-1 with --search random; again for more.")] = None,
+    over: Annotated[
+        list[str] | None, typer.Option(help="What is varied: lr=0.1,0.01 or model.width=32,64 or lr=1e-4..1e-1 with --search random; again for more.")
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Trainings of each variant; with one nothing can be said to be better.")] = 1,
     search: Annotated[str, typer.Option(help="grid, random, halving or optuna")] = "grid",
     trials: Annotated[int | None, typer.Option(help="How many variants are drawn where it is no grid.")] = None,

@@ -101,7 +101,9 @@ def estimate(weights: Mapping[int, float], measured: Sequence[Measured], *, comp
             differences = sum(weight * measured[v].values.double() for v, weight in used.items())
             parts.append((float(differences.var()) / len(differences), len(differences) - 1))  # type: ignore[arg-type, union-attr]
         elif all(len(one.values) > 1 for one in chosen):
-            parts += [(weight**2 * float(measured[v].values.double().var()) / len(measured[v].values), len(measured[v].values) - 1) for v, weight in used.items()]
+            parts += [
+                (weight**2 * float(measured[v].values.double().var()) / len(measured[v].values), len(measured[v].values) - 1) for v, weight in used.items()
+            ]
         elif not (rows_only and parts):
             return Interval(value)
     total = sum(variance for variance, _ in parts)
@@ -163,7 +165,9 @@ class Comparison:
         def bounds(one: Interval | None) -> Any:
             return None if one is None else {"value": finite(one.value), "low": finite(one.low), "high": finite(one.high), "p": finite(one.p)}
 
-        rows = [{"name": r.name, "score": bounds(r.score), "difference": bounds(r.difference), "verdict": r.verdict, "replicates": r.replicates} for r in self.rows]
+        rows = [
+            {"name": r.name, "score": bounds(r.score), "difference": bounds(r.difference), "verdict": r.verdict, "replicates": r.replicates} for r in self.rows
+        ]
         return {"metric": self.metric, "higher_is_better": self.higher_is_better, "split": self.split, "rows": rows, "notes": list(self.notes)}
 
     def __repr__(self) -> str:
@@ -181,7 +185,9 @@ class Comparison:
         return f"<pre>{html.escape(repr(self))}</pre>"
 
 
-def compare_measured(measured: Sequence[Measured], *, metric: str, higher_is_better: bool, split: str = "val", facts: Sequence[dict[str, Any]] = ()) -> Comparison:
+def compare_measured(
+    measured: Sequence[Measured], *, metric: str, higher_is_better: bool, split: str = "val", facts: Sequence[dict[str, Any]] = ()
+) -> Comparison:
     """All variants beside the best of them. "worse" is said only where the corrected interval of the difference lies on one side of zero.
 
     The best was picked by looking at these very scores, so it could be any of them: the intervals hold for all v(v-1)/2 pairs at once (Bonferroni), and a
@@ -223,7 +229,9 @@ def notes_on(measured: Sequence[Measured], usable: Sequence[int], comparisons: i
     elif counts and min(counts) > 1:
         notes.append(METHOD.format(replicates="seeds"))
     elif counts:
-        notes.append("One seed each: the intervals are for these trained models on other rows; whether setting or seed made the difference needs seeds=5 or more.")
+        notes.append(
+            "One seed each: the intervals are for these trained models on other rows; whether setting or seed made the difference needs seeds=5 or more."
+        )
     if any(measured[v].resampled is None for v in usable) and not any(measured[v].fold_ratio is not None for v in usable):
         notes.append("The rows could not be resampled for this score, so only the seeds count.")
     if comparisons > 1:
@@ -258,7 +266,9 @@ def main_effects(measured: Sequence[Measured], settings: Sequence[Mapping[str, A
     """
     factors = list(dict.fromkeys(key for one in settings for key in one))
     levels = {factor: list({repr(one[factor]): one[factor] for one in settings if factor in one}.values()) for factor in factors}
-    levels = {factor: values for factor, values in levels.items() if 1 < len(values) and len(values) * 2 <= max(len(settings), 2 * len(values) * (len(factors) == 1))}
+    levels = {
+        factor: values for factor, values in levels.items() if len(values) > 1 and len(values) * 2 <= max(len(settings), 2 * len(values) * (len(factors) == 1))
+    }
     pairs = sum(len(values) * (len(values) - 1) // 2 for values in levels.values())
     sign = -1.0 if higher_is_better else 1.0
     found: list[Effect] = []
@@ -281,7 +291,9 @@ def main_effects(measured: Sequence[Measured], settings: Sequence[Mapping[str, A
             matched = [others for others in by_level[level] if others in by_level[ranked[0]]]
             difference, verdict = None, "no matched pairs"
             if matched:
-                weights = {by_level[level][others]: 1 / len(matched) for others in matched} | {by_level[ranked[0]][others]: -1 / len(matched) for others in matched}
+                weights = {by_level[level][others]: 1 / len(matched) for others in matched} | {
+                    by_level[ranked[0]][others]: -1 / len(matched) for others in matched
+                }
                 difference = estimate(weights, measured, comparisons=max(1, pairs))
                 verdict = "could be luck (one seed)" if difference.low is None else "worse" if difference.excludes_zero else "could be luck"
             found.append(Effect(factor, shown, means[level], difference, verdict, len(by_level[level])))

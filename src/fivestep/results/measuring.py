@@ -53,7 +53,11 @@ def measure(run: Run, metric: str = "loss", split: str = "val", *, mode: str | N
     else:
         decoding, targets = run._predictor.decoding, run._targets(split)
         outputs = run._predictor.outputs(run._encoded[split])
-        own = run._metrics.get(metric) if isinstance(run._metrics, dict) else next((f for f in run._metrics or () if getattr(f, "__name__", None) == metric), None)
+        own = (
+            run._metrics.get(metric)
+            if isinstance(run._metrics, dict)
+            else next((f for f in run._metrics or () if getattr(f, "__name__", None) == metric), None)
+        )
         (chosen,) = scoring._resolve({metric: own} if callable(own) else [metric], decoding.task).values()
         if targets is None:
             raise UsageError(f"metric={metric!r} needs targets, and these rows have none that are known.")

@@ -79,7 +79,7 @@ def why_alone(members: Sequence[Member]) -> str | None:
             return "the loss has parameters of its own"
         if training.average is not None:
             return f"{training.average.name} averages weights after each step"
-        if training.scaler is not None or plan.autocast is not loop.OFF and not isinstance(plan.autocast, contextlib.nullcontext):
+        if training.scaler is not None or (plan.autocast is not loop.OFF and not isinstance(plan.autocast, contextlib.nullcontext)):
             return "mixed precision"
         if plan.split is not None:
             return "part_size= cuts batches into parts"
@@ -139,7 +139,9 @@ def batch_size(member: Member) -> Any:
 
 
 def switches(member: Member) -> Any:
-    return [(group.get("nesterov"), group.get("maximize"), group.get("amsgrad"), bool(group.get("momentum"))) for group in member.training.optimizer.param_groups]
+    return [
+        (group.get("nesterov"), group.get("maximize"), group.get("amsgrad"), bool(group.get("momentum"))) for group in member.training.optimizer.param_groups
+    ]
 
 
 def clip_kind(member: Member) -> tuple[bool, float | None]:
@@ -272,7 +274,15 @@ def one_member(template: nn.Module, names: Sequence[str], held_names: Sequence[s
 
 
 def traced(
-    stack: Stack, template: nn.Module, loss: Callable[..., Any], batch: Batch, *, shared: bool, training: bool, streams: Streams, frozen: Sequence[nn.Module] = ()
+    stack: Stack,
+    template: nn.Module,
+    loss: Callable[..., Any],
+    batch: Batch,
+    *,
+    shared: bool,
+    training: bool,
+    streams: Streams,
+    frozen: Sequence[nn.Module] = (),
 ) -> Any:
     """`(losses (K,), gradients) = f(*weights, *held, *batch)` as a graph of plain torch calls; without gradients where not `training`.
 
@@ -364,8 +374,7 @@ def simplify(graph: Any) -> None:
             graph.graph.erase_node(node)
             continue
         if node.target is aten.transpose.int and source.op == "call_function" and source.target is aten.transpose.int:
-            dims = lambda one: {axis % after.dim() for axis in one.args[1:]}  # noqa: E731
-            if dims(node) == dims(source):
+            if {axis % after.dim() for axis in node.args[1:]} == {axis % after.dim() for axis in source.args[1:]}:
                 node.replace_all_uses_with(source.args[0])
                 graph.graph.erase_node(node)
     graph.graph.eliminate_dead_code()
@@ -417,7 +426,7 @@ class StackedOptimizer:
         first = members[0].training
         self.kind = type(first.optimizer)
         self.names = group_names(first)
-        self.groups = [[one for one in member.training.optimizer.param_groups] for member in members]  # [member][group]
+        self.groups = [list(member.training.optimizer.param_groups) for member in members]  # [member][group]
         self.decoupled = self.kind is torch.optim.AdamW
         group = self.groups[0][0]
         self.nesterov, self.maximize, self.amsgrad = group.get("nesterov", False), group.get("maximize", False), group.get("amsgrad", False)
@@ -598,8 +607,7 @@ class Population:
             raise
 
     def _prepare(self) -> Any:
-        first_batches = [next(iter(self._batches(0)))]
-        groups, batch = first_batches[0]
+        _, batch = next(iter(self._batches(0)))
         graph = self.graph(batch, shared=self.shared, training=True)
         dtype = self.stack.flat.dtype
         self.streams.seed(0)
@@ -629,18 +637,6 @@ class Population:
             if math.isfinite(size) and (wrong or difference > TOLERANCE.get(dtype, 1e-4) * max(size, 1e-3)):
                 raise Unstackable(f"stacked, its first gradients differ from those alone (by {difference / max(size, 1e-12):.1e} of their size)")
         return graph
-
-    def warm_up(self) -> None:
-        """Trace (and compile) every shape that an epoch has, before the clock of a bench runs; nothing moves."""
-        held = [tensor.clone() for tensor in self.stack.held]
-        self.streams.seed(0)
-        with torch.no_grad():
-            for groups, batch in self._batches(0):
-                if groups is not None:
-                    self._grouped(groups)
-                elif (True, self.shared, (), tuple(tensor.shape for tensor in tensors_of(tuple(batch)))) not in self.graphs or self.compile_step:
-                    self.graph(batch, shared=self.shared, training=True)(*self.stack.views, *self.stack.held, *tensors_of(tuple(batch)))
-        self._restore_held(held)
 
     def _restore_held(self, held: Sequence[Tensor]) -> None:
         for tensor, before in zip(self.stack.held, held):

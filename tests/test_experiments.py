@@ -372,7 +372,7 @@ def test_the_shell_sweeps_and_compares(tmp_path: Path) -> None:
 def test_a_measured_difference_of_a_run_with_itself_is_nothing(splits: Any) -> None:
     run = fs.fit(Net, splits, lr=0.03, epochs=2, **QUIET)
     found = experiments.measure(run)
-    assert found.resampled is not None and found.value == pytest.approx(run._evaluate_loss("val"))
+    assert found.resampled is not None and found.value == pytest.approx(run.evaluate("val")["loss"].value)
     assert float(found.resampled.mean()) == pytest.approx(found.value, rel=0.2)
 
 

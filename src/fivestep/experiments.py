@@ -533,12 +533,12 @@ class Sweep:
                 return reopened(trial.folder, **objects_of(self.make_model, Path(trial.folder), job))
         settings = dict(job.settings) | {"seed": job.seed, "quiet": True}
         if self.folder is None:
-            return workflow.fit(self.make_model, splits, **settings | {"folder": None, "name": None})
+            return fit_in(None, None, self.make_model, splits, settings)
         name = f"{self.folder.name}-best"
         path = self.folder.parent / name
         if (path / "settings.json").exists():
             return reopened(path, **objects_of(self.make_model, path, replace(job, splits=splits)))
-        return workflow.fit(self.make_model, splits, **settings | {"folder": self.folder.parent, "name": name})
+        return fit_in(self.folder.parent, name, self.make_model, splits, settings)
 
     def plot(self, kind: str = "auto") -> Any:
         """A matplotlib figure: "lr" (score against learning rate), "parallel" (all factors), "time" (score against seconds), or "folds"."""
@@ -608,7 +608,7 @@ def fit_job(
         settings["observers"] = [*settings.get("observers", ()), watcher(prune, (job.variant, job.seed), metric, curve)]
     try:
         if folder is None:
-            run = workflow.fit(make_model, job.splits, **settings | {"folder": None, "name": None})
+            run = fit_in(None, None, make_model, job.splits, settings)
         else:
             run = fit_or_resume(make_model, job, folder, settings)
         return trial_of(job, run, "done", "", clock.perf_counter() - began, "alone", metric, mode), None
@@ -626,13 +626,18 @@ def fit_job(
     return Trial(job.variant, job.seed, job.fold, status, str(error), None, None, 0, False, 0, 0, seconds, "alone"), error
 
 
+def fit_in(folder: Path | None, name: str | None, make_model: Any, splits: Any, settings: Mapping[str, Any]) -> Run:
+    arguments: dict[str, Any] = {**settings, "folder": folder, "name": name}
+    return workflow.fit(make_model, splits, **arguments)
+
+
 def fit_or_resume(make_model: Any, job: Job, folder: Path, settings: dict[str, Any]) -> Run:
     """The job's run folder below the sweep's: gone on with where it holds a checkpoint, else begun under a fresh name."""
     for attempt in range(1, 1000):
         name = job.name if attempt == 1 else f"{job.name}-{attempt}"
         path = folder / name
         if not path.exists():
-            return workflow.fit(make_model, job.splits, **settings | {"folder": folder, "name": name})
+            return fit_in(folder, name, make_model, job.splits, settings)
         try:
             return reopened(path, **objects_of(make_model, path, job), observers=settings.get("observers", ()))
         except MissingInputError:

@@ -226,7 +226,6 @@ def finish(session: Session, keeper: Any = None, *, save: bool = True) -> Run:
         seed=ask["seed"],
         watched_test=session.training.test_looks,
         evaluate_loss=session.evaluate_loss,
-        rows_loss=session.rows_loss,
         can_predict=session.can_predict,
         checks=session.checks,
     )

@@ -172,7 +172,7 @@ class Comparison:
 
     def __repr__(self) -> str:
         header = ("", self.metric, "95 % interval", "to the best", "corrected interval", "")
-        lines = [header]
+        lines: list[tuple[str, ...]] = [header]
         for row in self.rows:
             difference = row.difference
             lines.append((row.name, number(row.score.value), between(row.score), "" if difference is None else signed(difference.value),

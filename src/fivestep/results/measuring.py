@@ -43,12 +43,15 @@ def measure(run: Run, metric: str = "loss", split: str = "val", *, mode: str | N
         len(part), groups=group_codes(run.splits.values_of(run.splits.group, part)), times=time_order(run.splits.values_of(run.splits.time, part)), seed=0
     )
     if metric == "loss":
-        value = run._evaluate_loss(split)
-        if value is None:
+        found = run._evaluate_loss(split)
+        if found is None:
             raise UsageError("This run was made by step=, which has no loss of ours to compare. Name a metric: metric='mae'.")
-        rows = None if run._rows_loss is None or not math.isfinite(value) else run._rows_loss(split)
-        if rows is None or len(rows[0]) != len(part):
+        if not isinstance(found, tuple) or len(found[0]) != len(part):  # a loss that cannot be told by rows
+            value = float(found[0].sum() / found[1].sum()) if isinstance(found, tuple) else float(found)
             return Measurement("loss", value, None, units.num_independent, False)
+        if not bool(torch.isfinite(found[0]).all()):
+            return Measurement("loss", math.nan, None, units.num_independent, False)
+        rows = found
         evidence, chosen = Evidence(None, units=units, loss=rows), LOSS
     else:
         decoding, targets = run._predictor.decoding, run._targets(split)

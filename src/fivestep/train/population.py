@@ -294,7 +294,6 @@ def traced(
     num_weights, num_held = len(stack.names), len(stack.held)
     value_of = one_member(template, stack.names, stack.held_names, loss)
     leaves = tensors_of(tuple(batch))
-    where = None if shared else 0
 
     def rebuilt(given: Sequence[Tensor]) -> Batch:
         remaining = iter(given)
@@ -303,7 +302,7 @@ def traced(
     def function(*flat: Tensor) -> Any:
         weights, held = list(flat[:num_weights]), list(flat[num_weights : num_weights + num_held])
         inputs, targets, row_weights = rebuilt(flat[num_weights + num_held :])
-        dims = tuple(None if part is None else map_tensors(lambda _: where, part) if where is not None else None for part in (inputs, targets, row_weights))
+        dims = tuple(None if shared or part is None else 0 for part in (inputs, targets, row_weights))  # one number stands for a whole nest
         losses = torch.vmap(value_of, in_dims=(0, 0, *dims), randomness="different")(weights, held, inputs, targets, row_weights)
         if losses.dim() != 1:
             raise Unstackable("the loss is no single number")
@@ -650,11 +649,10 @@ class Population:
             for batch in self.members[self.alive[0]].plan.batches.epoch(epoch):
                 yield None, batch
             return
-        sources = [self.members[k].plan.batches for k in self.alive]
-        size = sources[0].batch_size  # type: ignore[attr-defined]
+        sources = [source for k in self.alive if isinstance(source := self.members[k].plan.batches, InMemoryBatches)]  # all: `why_alone` has seen to it
+        size = sources[0].batch_size
         data = []
         for source in sources:
-            assert isinstance(source, InMemoryBatches)
             order = torch.cat(source._lists(epoch)) if source.shuffle else None
             data.append(Batch(*map_tensors(lambda t, order=order: t if order is None else t.index_select(0, order.to(t.device)), tuple(source.data))))
         least = min(source.num_rows for source in sources)

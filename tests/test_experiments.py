@@ -141,6 +141,13 @@ def test_stacked_and_alone_give_the_same_table_to_rounding(splits: Any) -> None:
         assert one.value == pytest.approx(other.value, rel=1e-5) and one.epochs == other.epochs
 
 
+def test_an_observer_sees_the_epochs_of_all_members_of_a_stack(splits: Any) -> None:
+    seen = []
+    found = fs.sweep(Net, splits, {"lr": [0.01, 0.02, 0.03]}, epochs=2, observers=[lambda event: seen.append(type(event).__name__)], stack=True, **QUIET)
+    assert {trial.how for trial in found.trials} == {"stacked"}
+    assert [seen.count(name) for name in ("RunStarted", "EpochEnded", "RunEnded")] == [3, 6, 3]
+
+
 def test_the_plan_puts_what_shares_a_graph_together_and_tells_why_the_rest_is_alone(splits: Any) -> None:
     found = fs.sweep(Net, splits, {"lr": [0.01, 0.1], "model.width": [3, 5], "optimizer": ["AdamW", "RMSprop"]}, epochs=1, **QUIET)
     ways = sorted((group.how, len(group.jobs)) for group in found.plan)

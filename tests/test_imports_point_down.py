@@ -25,6 +25,7 @@ PLACES = {
     "fivestep.stacking": 3,
     "fivestep.pruning": 3,
     "fivestep.studies": 3,
+    "fivestep.trials": 3,
     "fivestep.variants": 3,
     "fivestep.workflow": 4,
     "fivestep.resuming": 4,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import io
 import json
 import math
 import sys
@@ -26,10 +25,11 @@ from torch import nn
 from fivestep import files, stacking, variants, workflow
 from fivestep.data.data import Data, Part, Splits, as_data, as_splits
 from fivestep.data.splits import fold_indices
-from fivestep.errors import DataError, FindingsError, FivestepError, Interrupted, MissingInputError, NonFiniteError, SettingsError, TrainingError, UsageError
+from fivestep.errors import DataError, FivestepError, SettingsError, TrainingError, UsageError
 from fivestep.model import metrics as scoring
 from fivestep.model.building import nearest
-from fivestep.pruning import Halving, Prune, Pruned, watcher
+from fivestep.preparing import asked_settings
+from fivestep.pruning import Halving, Prune
 from fivestep.results import runs
 from fivestep.results.comparing import (
     Comparison,
@@ -51,6 +51,7 @@ from fivestep.settings import record
 from fivestep.stacking import Group, Job
 from fivestep.train import checkpoints
 from fivestep.train.population import Unstackable
+from fivestep.trials import Trial, begin_worker, fit_in, fit_job, job_name, objects_of, reopened, trial_of
 
 FORMAT = 1
 
@@ -105,7 +106,7 @@ def sweep(
     if search == "optuna":
         from fivestep.studies import run_study
 
-        return run_study(make_model, splits, over or {}, given, chosen_seeds, trials=trials, storage=storage)
+        return run_study(Sweep("sweep", make_model, [], [], splits, given, []), over or {}, chosen_seeds, trials=trials, storage=storage)
     drawn = search == "random" or trials is not None
     changes = variants.expand(over or {}, search="random" if drawn else "grid", trials=trials, seed=first)
     settings = [variants.applied(given, change, workflow.defaults()) for change in changes]
@@ -230,28 +231,6 @@ def compare_folds(results: Sequence[Sweep]) -> Comparison:
 # -- what a sweep is -------------------------------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One training that has ended. `value` is the monitored score on validation rows (None: it diverged or was refused), `resampled` the same on resamples."""
-
-    variant: int
-    seed: int
-    fold: int | None
-    status: str
-    reason: str
-    value: float | None
-    resampled: tuple[float, ...] | None
-    num_independent: int
-    higher_is_better: bool
-    epochs: int
-    steps: int
-    seconds: float
-    how: str
-    folder: str | None = None
-    weights_sha256: str | None = None
-    curve: tuple[tuple[int, float], ...] = ()  # (epoch, monitored score) as it trained
-
-
 @dataclass
 class Sweep:
     """Variants that were trained, and what can be said of them: `table`, `comparison`, `effects`, `best`, `best_settings`, `plot()`.
@@ -366,6 +345,7 @@ class Sweep:
             "format": FORMAT,
             "kind": self.kind,
             "model": record(self.make_model),
+            "changes": [record(one) for one in self.changes],
             "variants": [record(one) for one in self.settings],
             "jobs": [[job.name, job.splits.fingerprint] for job in self.jobs],
         }
@@ -534,10 +514,15 @@ class Sweep:
         settings = dict(job.settings) | {"seed": job.seed, "quiet": True}
         if self.folder is None:
             return fit_in(None, None, self.make_model, splits, settings)
-        name = f"{self.folder.name}-best"
-        path = self.folder.parent / name
-        if (path / "settings.json").exists():
-            return reopened(path, **objects_of(self.make_model, path, replace(job, splits=splits)))
+        wanted = asked_settings(workflow.defaults() | settings, workflow.defaults())
+        for count in range(1, 1000):
+            name = f"{self.folder.name}-best" + (f"-{count}" if count > 1 else "")
+            path = self.folder.parent / name
+            if not path.exists():
+                break
+            recorded = runs.read_settings(path).asked if (path / "settings.json").exists() else {}
+            if {key: value for key, value in recorded.items() if key not in ("folder", "name")} == {k: v for k, v in wanted.items() if k not in ("folder", "name")}:
+                return reopened(path, **objects_of(self.make_model, path, replace(job, splits=splits)))
         return fit_in(self.folder.parent, name, self.make_model, splits, settings)
 
     def plot(self, kind: str = "auto") -> Any:
@@ -593,103 +578,13 @@ class Sweep:
         return f"<pre>{html.escape(repr(self))}</pre>"
 
 
-# -- one job alone ---------------------------------------------------------------------------------------------------------------------------------------------
-
-
-def fit_job(
-    make_model: Any, job: Job, folder: Path | None, metric: str, mode: str | None, prune: Prune | None = None
-) -> tuple[Trial, FivestepError | None]:  # fmt: skip
-    """One job by `fit`, or by `resume` where its run folder is there already; a training that fails is a row of the table and no end of the sweep."""
-    began = clock.perf_counter()
-    settings = dict(job.settings) | {"seed": job.seed, "quiet": True}
-    error: FivestepError | None = None
-    curve: dict[int, float] = {}
-    if prune is not None:
-        settings["observers"] = [*settings.get("observers", ()), watcher(prune, (job.variant, job.seed), metric, curve)]
-    try:
-        if folder is None:
-            run = fit_in(None, None, make_model, job.splits, settings)
-        else:
-            run = fit_or_resume(make_model, job, folder, settings)
-        return trial_of(job, run, "done", "", clock.perf_counter() - began, "alone", metric, mode), None
-    except Interrupted:
-        raise
-    except Pruned as told:
-        seconds = clock.perf_counter() - began
-        epochs = max(curve, default=0)
-        return Trial(job.variant, job.seed, job.fold, "pruned", str(told), None, None, 0, False, epochs, 0, seconds, "alone", curve=tuple(curve.items())), None
-    except NonFiniteError as told:
-        status, error = "diverged", told
-    except (FindingsError, SettingsError, DataError, UsageError) as told:
-        status, error = "refused", told
-    seconds = clock.perf_counter() - began
-    return Trial(job.variant, job.seed, job.fold, status, str(error), None, None, 0, False, 0, 0, seconds, "alone"), error
-
-
-def fit_in(folder: Path | None, name: str | None, make_model: Any, splits: Any, settings: Mapping[str, Any]) -> Run:
-    arguments: dict[str, Any] = {**settings, "folder": folder, "name": name}
-    return workflow.fit(make_model, splits, **arguments)
-
-
-def fit_or_resume(make_model: Any, job: Job, folder: Path, settings: dict[str, Any]) -> Run:
-    """The job's run folder below the sweep's: gone on with where it holds a checkpoint, else begun under a fresh name."""
-    for attempt in range(1, 1000):
-        name = job.name if attempt == 1 else f"{job.name}-{attempt}"
-        path = folder / name
-        if not path.exists():
-            return fit_in(folder, name, make_model, job.splits, settings)
-        try:
-            return reopened(path, **objects_of(make_model, path, job), observers=settings.get("observers", ()))
-        except MissingInputError:
-            continue  # killed before its first checkpoint: nothing is in it, and it stays as it is
-    raise UsageError(f"{folder / job.name} was begun a thousand times and never reached its first checkpoint. Look for what stops it there.")
-
-
-def reopened(folder: str | Path, **objects: Any) -> Run:
-    """A run from its folder, gone on with to its end where it has not ended. What `resume` says of a finished run is not told."""
-    objects = {"quiet": True} | objects
-    with contextlib.redirect_stderr(io.StringIO()):
-        return workflow.resume(folder, **objects)
-
-
-def objects_of(make_model: Any, path: Path, job: Job) -> dict[str, Any]:
-    """What a run folder may not hold, as `resume` takes it."""
-    from fivestep.resuming import is_object
-
-    asked = runs.read_settings(path).asked
-    objects = {key: job.settings[key] for key, value in asked.items() if is_object(value) and key in job.settings}
-    if not isinstance(make_model, str):
-        objects["model"] = make_model
-    return objects | {"splits": job.splits}
-
-
-def trial_of(job: Job, run: Run, status: str, reason: str, seconds: float, how: str, metric: str, mode: str | None) -> Trial:
-    measured: Measurement | None = None if status in ("diverged", "pruned") else measure(run, metric, mode=mode)
-    value = None if measured is None else finite(measured.value)
-    resampled = None if measured is None or measured.resampled is None else tuple(measured.resampled.tolist())
-    if resampled is not None and not all(map(math.isfinite, resampled)):
-        resampled = None
-    last = run.history[-1] if run.history else {}
-    return Trial(
-        job.variant, job.seed, job.fold, "diverged" if value is None and status != "pruned" else status, reason, value, resampled, 0 if measured is None else measured.num_independent,
-        False if measured is None else measured.higher_is_better, len(run.history), last.get("step", 0), seconds, how,
-        str(run.folder) if run.folder is not None else None, run.weights_sha256,
-        tuple((row["epoch"], row["val_loss" if metric == "loss" else metric]) for row in run.history if row.get("val_loss") is not None),
-    )  # fmt: skip
-
-
-def begin_worker() -> None:
-    """One thread a process: two processes with two threads each would wait for each other on two cores."""
-    torch.set_num_threads(1)
+# -- small things ------------------------------------------------------------------------------------------------------------------------------------------------
 
 
 def measured_of(name: str, found: Sequence[Measurement], replicates: tuple[Any, ...]) -> Measured:
     values = torch.tensor([one.value for one in found], dtype=torch.float64)
     resampled = torch.stack([one.resampled for one in found if one.resampled is not None]) if all(one.resampled is not None for one in found) else None
     return Measured(name, values, resampled, replicates, min(one.num_independent for one in found))
-
-
-# -- small things ------------------------------------------------------------------------------------------------------------------------------------------------
 
 
 def checked(fit_settings: dict[str, Any]) -> dict[str, Any]:
@@ -707,10 +602,6 @@ def read_seeds(seeds: int | Sequence[int], first: int) -> list[int]:
     if not chosen or len(set(chosen)) < len(chosen) or any(isinstance(seed, bool) or not isinstance(seed, int) for seed in chosen):
         raise UsageError(f"seeds={seeds!r}: at least one seed, each a whole number and each once.")
     return chosen
-
-
-def job_name(trial: Trial) -> str:
-    return Job(trial.variant, trial.seed, {}, None, trial.fold).name
 
 
 def model_name(make_model: Any) -> str:

@@ -128,8 +128,8 @@ def worst_of_seeds(losses: Sequence[Sequence[float]]) -> float:
 def pick(rates: Sequence[float], scores: Sequence[float], start: float) -> tuple[float, list[float]]:
     """(the rate by the rule of `find_rate`, the rates that were as good).
 
-    >>> pick([0.001, 0.01, 0.1, 1.0], [0.9, 0.2, 0.21, float("inf")], 1.0)[0]
-    0.03162277660168379
+    >>> round(pick([0.001, 0.01, 0.1, 1.0], [0.9, 0.2, 0.21, float("inf")], 1.0)[0], 6)
+    0.031623
     """
     best = min(range(len(rates)), key=lambda k: scores[k])
     if not math.isfinite(scores[best]) or not scores[best] < start:

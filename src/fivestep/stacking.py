@@ -194,7 +194,8 @@ def train_group(make_model: Any, group: Group, *, checks: bool = True, compile_s
     began = time.perf_counter()
     # The members share data, model and loss, so the checks before a run are made once, on the first of them.
     sessions = [session_of(make_model, job, checks=checks and position == 0) for position, job in enumerate(group.jobs)]
-    sessions = [replace(session, plan=replace(session.plan, observers=())) for session in sessions]
+    # Of the observers only the user's own: the console and the checks of one run do not look at a stack.
+    sessions = [replace(session, plan=replace(session.plan, observers=tuple(job.settings.get("observers", ())))) for session, job in zip(sessions, group.jobs)]
     members = [Member(session.training, session.plan) for session in sessions]
     first = sessions[0]
     validation = None

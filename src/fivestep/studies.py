@@ -14,17 +14,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fivestep import experiments, variants, workflow
+from fivestep import variants, workflow
 from fivestep.errors import MissingInputError, TrainingError, UsageError
-from fivestep.experiments import Sweep, Trial
 from fivestep.pruning import Key
+from fivestep.seeds import derive
 from fivestep.stacking import Group, Job
+from fivestep.trials import Trial, fit_job
 
 
-def run_study(
-    make_model: Any, splits: Any, over: Mapping[str, Any], given: dict[str, Any], seeds: list[int], *, trials: int | None, storage: str | Path | None
-) -> Sweep:  # fmt: skip
-    """Train variants that Optuna proposes until the study holds `trials` that ended or were left off, those of other processes counted."""
+def run_study(made: Any, over: Mapping[str, Any], seeds: list[int], *, trials: int | None, storage: str | Path | None) -> Any:
+    """Train variants that Optuna proposes until the study holds `trials` that ended or were left off, those of other processes counted.
+
+    `made` is the `Sweep` to fill, with its model, splits and settings.
+    """
+    given, splits = made.given, made.data
     try:
         import optuna
     except ImportError as error:
@@ -37,15 +40,8 @@ def run_study(
     began = time.perf_counter()
     # The fingerprint stands for all that the numbers depend on: a study of other data or settings is another study, even in the same storage.
     settings = variants.applied(given, {name: first_of(space) for name, space in spaces.items()}, workflow.defaults())
-    made = Sweep(
-        "sweep",
-        make_model,
-        [{name: repr(space) for name, space in spaces.items()}],
-        [settings],
-        splits,
-        given,
-        [Job(0, seed, settings, splits) for seed in seeds],
-    )
+    made.changes, made.settings = [{name: repr(space) for name, space in spaces.items()}], [settings]
+    made.jobs = [Job(0, seed, settings, splits) for seed in seeds]
     direction = "maximize" if made.higher_is_better else "minimize"
     quiet = given.get("quiet", False)
     with made._locked_folder(lambda text: None) if storage is None else shared_folder(made):
@@ -54,8 +50,11 @@ def run_study(
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(
             storage=opened(storage), study_name=f"fivestep-{made.fingerprint[:16]}", direction=direction, load_if_exists=True,
-            sampler=optuna.samplers.TPESampler(seed=sampler_seed(given, storage)), pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1),
         )  # fmt: skip
+        # From one seed alone a study that goes on would propose its first variants again, and two processes the same ones.
+        alone = storage is None or str(storage).endswith("study.journal")
+        study.sampler = optuna.samplers.TPESampler(seed=derive(seeds[0], "study", len(study.get_trials(deepcopy=False))) % 2**32 if alone else None)
         ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED, optuna.trial.TrialState.FAIL)
         while sum(one.state in ended for one in study.get_trials(deepcopy=False)) < trials:
             asked = study.ask()
@@ -79,7 +78,7 @@ def run_study(
 
 
 def run_trial(
-    made: Sweep, study: Any, asked: Any, change: dict[str, Any], given: dict[str, Any], splits: Any, seeds: list[int], optuna: Any, quiet: bool
+    made: Any, study: Any, asked: Any, change: dict[str, Any], given: dict[str, Any], splits: Any, seeds: list[int], optuna: Any, quiet: bool
 ) -> None:
     """One proposed variant with all its seeds; the pruner hears the epochs of the first seed."""
     settings = variants.applied(given, change, workflow.defaults())
@@ -94,7 +93,7 @@ def run_trial(
         return set()
 
     for seed in seeds:
-        trial, _ = experiments.fit_job(made.make_model, Job(asked.number, seed, settings, splits), None, made.metric, made.mode, prune)
+        trial, _ = fit_job(made.make_model, Job(asked.number, seed, settings, splits), None, made.metric, made.mode, prune)
         done.append(trial)
         if trial.value is None:
             break  # one seed that diverged, was left off or refused decides for the variant
@@ -109,16 +108,11 @@ def run_trial(
         print(f"  [{asked.number + 1}] {variants.label(change)}: {told}", file=sys.stderr, flush=True)
 
 
-def shared_folder(made: Sweep) -> Any:
+def shared_folder(made: Any) -> Any:
     """With a storage of its own a study has no folder: several processes work on it. Its winner goes where runs go."""
     import contextlib
 
     return contextlib.nullcontext()
-
-
-def sampler_seed(given: Mapping[str, Any], storage: Any) -> int | None:
-    """A fixed seed where one process works on the study; processes with the same seed would propose the same variants."""
-    return None if storage is not None and not str(storage).endswith("study.journal") else 0
 
 
 def opened(storage: str | Path | None) -> Any:

@@ -372,10 +372,10 @@ def simplify(graph: Any) -> None:
             node.replace_all_uses_with(source)
             graph.graph.erase_node(node)
             continue
-        if node.target is aten.transpose.int and source.op == "call_function" and source.target is aten.transpose.int:
-            if {axis % after.dim() for axis in node.args[1:]} == {axis % after.dim() for axis in source.args[1:]}:
-                node.replace_all_uses_with(source.args[0])
-                graph.graph.erase_node(node)
+        undone = node.target is aten.transpose.int and source.op == "call_function" and source.target is aten.transpose.int
+        if undone and {axis % after.dim() for axis in node.args[1:]} == {axis % after.dim() for axis in source.args[1:]}:
+            node.replace_all_uses_with(source.args[0])
+            graph.graph.erase_node(node)
     graph.graph.eliminate_dead_code()
     graph.recompile()
 

@@ -521,7 +521,9 @@ class Sweep:
             if not path.exists():
                 break
             recorded = runs.read_settings(path).asked if (path / "settings.json").exists() else {}
-            if {key: value for key, value in recorded.items() if key not in ("folder", "name")} == {k: v for k, v in wanted.items() if k not in ("folder", "name")}:
+            if {key: value for key, value in recorded.items() if key not in ("folder", "name")} == {
+                k: v for k, v in wanted.items() if k not in ("folder", "name")
+            }:
                 return reopened(path, **objects_of(self.make_model, path, replace(job, splits=splits)))
         return fit_in(self.folder.parent, name, self.make_model, splits, settings)
 

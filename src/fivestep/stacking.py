@@ -130,7 +130,13 @@ def plan_alike(make_model: Any, jobs: Sequence[Job], *, force: bool, same_order:
     except Unstackable as told:
         return [Group(tuple(jobs), otherwise, str(told))]
     weights = population.stack.flat.numel() // population.stack.K * population.stack.flat.element_size()
-    per_member = peak_bytes(graph) / 2 + 8 * weights  # weights, gradient, two moments, the best so far, the direction, rates beside each weight
+    batch_rows = getattr(sessions[0].plan.batches, "batch_size", 1)
+    seen_at_once = max(
+        [batch_rows, *(len(rows) for rows in evaluation_rows(sessions[0].encoded["val"]))] if shared and "val" in sessions[0].encoded else [batch_rows]
+    )
+    per_member = (
+        peak_bytes(graph) / 2 * max(1.0, seen_at_once / batch_rows) + 8 * weights
+    )  # weights, gradient, two moments, the best so far, the direction, rates beside each weight
     per_member += 0 if shared else 2 * sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(tuple(sessions[0].plan.batches.data)))  # type: ignore[attr-defined]
     most = max(1, min(MOST_MEMBERS, int(SHARE_OF_MEMORY * available_bytes(sessions[0].device) / max(1.0, per_member))))
     if most < 2:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from fivestep.errors import UsageError as UsageError
     from fivestep.estimators import FivestepClassifier as FivestepClassifier
     from fivestep.estimators import FivestepRegressor as FivestepRegressor
+    from fivestep.experiments import compare as compare
+    from fivestep.experiments import cross_validate as cross_validate
+    from fivestep.experiments import sweep as sweep
     from fivestep.model.scores import Scores as Scores
     from fivestep.results.run import Model as Model
     from fivestep.results.run import Run as Run
@@ -58,6 +61,10 @@ _HOME = {
     "watch": "fivestep.watch",  # a module: observers
     "load_run": "fivestep.workflow",
     "reproduce": "fivestep.workflow",
+    # improve
+    "sweep": "fivestep.experiments",
+    "cross_validate": "fivestep.experiments",
+    "compare": "fivestep.experiments",
     # use
     "Run": "fivestep.results.run",
     "Model": "fivestep.results.run",

@@ -95,6 +95,10 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     said: list[str] = list(splits.train.data.notes)
     chosen: dict[str, Any] = {}
 
+    if "rate_found" in ask:  # by lr="find"
+        sentence, chosen["lr_found"] = ask["rate_found"]
+        said.append(sentence)
+
     # model
     facts = {"num_inputs": splits.num_inputs, "num_outputs": splits.num_outputs, "num_categories": splits.num_categories, "task": splits.task}
     model, model_args = ask["model"], dict(ask["model_args"] or {})
@@ -400,7 +404,7 @@ def check_arguments(ask: dict[str, Any], splits: Splits) -> None:
     if ask["mode"] not in (None, "min", "max"):
         raise SettingsError(f'mode={ask["mode"]!r} is not known. Use "min" or "max".')
     if isinstance(ask["lr"], str) and ask["lr"] != "auto":
-        raise SettingsError(f'lr={ask["lr"]!r}: give a number or "auto". The learning-rate test ("find") is not built yet.')
+        raise SettingsError(f'lr={ask["lr"]!r}: give a number, "auto", or "find" (a learning-rate test before the run; by fit, not by check).')
     if isinstance(ask["lr"], (int, float)) and not isinstance(ask["lr"], bool) and not 0 <= ask["lr"] < float("inf"):
         raise SettingsError(f"lr={ask['lr']!r}: a learning rate is a finite number of at least 0.")
     checkpoints.read_rhythm(ask["checkpoint"])

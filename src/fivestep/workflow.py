@@ -93,6 +93,11 @@ def fit(
     """
     arguments = dict(locals())
     before = seeds.capture()  # the global generators belong to the user: given back as they were found
+    if lr == "find":
+        from fivestep.rates import find_rate
+
+        rate, sentence, table = find_rate(arguments, defaults())
+        arguments |= {"lr": rate, "rate_found": (sentence, table)}
     session = prepare(arguments, defaults())
     try:
         with kept_on_disk(session) as keeper, console.shown(session.progress):
@@ -180,6 +185,7 @@ def check(model: Any, splits: Any, *, predict_rows: Any = None, **fit_settings: 
             raise UsageError(f"check takes the arguments of fit; {given!r} is none of them.{building.nearest(given, allowed)}")
     arguments = allowed | fit_settings
     arguments |= dict(model=model, splits=splits, folder=None, quiet=True, predict_rows=predict_rows)
+    arguments["lr"] = "auto" if arguments["lr"] == "find" else arguments["lr"]  # nothing is trained here
     import copy
 
     if isinstance(model, nn.Module):

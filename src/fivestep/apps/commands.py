@@ -117,6 +117,69 @@ def resume(
 
 
 @app.command()
+def sweep(
+    data: Annotated[str, typer.Argument(help="CSV, TSV or Parquet file, or a folder of images.")],
+    target: Target = None,
+    over: Annotated[
+        list[str] | None, typer.Option(help="What is varied: lr=0.1,0.01 or model.width=32,64 or lr=1e-4..1e-1 with --search random; again for more.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Trainings of each variant; with one nothing can be said to be better.")] = 1,
+    search: Annotated[str, typer.Option(help="grid, random, halving or optuna")] = "grid",
+    trials: Annotated[int | None, typer.Option(help="How many variants are drawn where it is no grid.")] = None,
+    storage: Annotated[str | None, typer.Option(help="Of an Optuna study: a journal file or a database's URL.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes for what is not stacked.")] = None,
+    model: Annotated[str | None, typer.Option(help="auto, linear, mlp, resnet, cnn, or FILE.py:CLASS")] = None,
+    epochs: Annotated[int | None, typer.Option()] = None,
+    folder: Annotated[str | None, typer.Option(help="Where runs are kept (default: runs).")] = None,
+    name: Annotated[str | None, typer.Option(help="The sweep's name; default: sweep and a number.")] = None,
+    config: Config = None,
+    set_: SetOption = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train many variants, say what helped and what could be luck, and train the best again as one run."""
+    from fivestep import experiments
+
+    settings, options, split, named_model = put_together(config, set_, epochs=epochs, folder=folder, name=name)
+    if target is not None:
+        options["target"] = target_names(target)
+    if options.get("target") is None and not Path(data).is_dir():
+        raise UsageError("Which column is to be predicted? Name it: --target COLUMN")
+    if not over:
+        raise UsageError("What is to be varied? Name it: --over lr=0.1,0.01 --over model.width=32,64")
+    unknown_settings(settings)
+    splits = data_and_splits(data, options, split, None, None)
+    found = experiments.sweep(
+        model or named_model or "auto", splits, dict(map(read_over, over)), seeds=seeds, search=search, trials=trials, storage=storage, workers=workers,
+        quiet=quiet, **settings,
+    )  # fmt: skip
+    best = found.best
+    if as_json:
+        emit({"sweep": str(found.folder) if found.folder else None, "best": str(best.folder) if best.folder else None, "best_settings": found.best_settings,
+              "comparison": found.comparison.to_json(), "table": found.table.to_dicts()})  # fmt: skip
+        return
+    print(found)
+    if best.folder is not None:
+        print(f"\nbest   {best.folder}\nmodel  {best.folder}/model.fivestep")
+        if splits.test is not None:
+            print(f"next   fivestep evaluate {best.folder} --split test")
+
+
+@app.command()
+def compare(
+    paths: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of runs on the same rows.")],
+    split: Annotated[str, typer.Option(help="val, or test (which counts as a look for each run).")] = "val",
+    metric: Annotated[str | None, typer.Option(help="loss, or a metric's name.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Runs beside each other, paired by row and seed: what is better, and what could be luck."""
+    from fivestep import experiments
+
+    compared = experiments.compare(*paths, split=split, metric=metric)
+    emit(compared.to_json()) if as_json else print(compared)
+
+
+@app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="A run or an artifact.")],
     file: Annotated[str, typer.Argument(help="CSV, TSV or Parquet with the same columns.")],
@@ -334,6 +397,26 @@ def put_together(config: str | None, assignments: list[str] | None, **given: Any
         model = recorded_model.get("name") or f"{recorded_model.get('file')}:{recorded_model.get('qualname')}"
         table["model_args"] = dict(recorded_model.get("args", {})) | dict(table.get("model_args", {}))
     return table, data, split, model
+
+
+def read_over(text: str) -> tuple[str, Any]:
+    """`lr=0.1,0.01` -> ("lr", [0.1, 0.01]); `lr=1e-4..1e-1` is a distribution, on a logarithmic scale where it spans more than two decades."""
+    from fivestep.settings import parse_value
+
+    name, equals, values = text.partition("=")
+    if not equals or not name.strip() or not values.strip():
+        raise UsageError(f"--over {text!r}: write a setting and its values, for example --over lr=0.1,0.01")
+    low, dots, high = values.partition("..")
+    if dots:
+        bounds = [parse_value(low.strip()), parse_value(high.strip())]
+        if not all(isinstance(bound, (int, float)) and not isinstance(bound, bool) for bound in bounds):
+            raise UsageError(f"--over {text!r}: a range is two numbers, for example --over lr=1e-4..1e-1")
+        whole = all(isinstance(bound, int) for bound in bounds)
+        return name.strip(), {"low": bounds[0], "high": bounds[1], "log": 0 < 100 * bounds[0] <= bounds[1], "int": whole}
+    parsed = parse_value(values.strip())
+    if isinstance(parsed, (list, tuple)):
+        return name.strip(), list(parsed)
+    return name.strip(), [parse_value(value.strip()) for value in values.split(",")]
 
 
 def data_and_splits(source: str, data: dict[str, Any], split: dict[str, Any], val: str | None, test: str | None) -> Any:

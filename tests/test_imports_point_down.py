@@ -25,6 +25,7 @@ PLACES = {
     "fivestep.workflow": 4,
     "fivestep.resuming": 4,
     "fivestep.preparing": 4,
+    "fivestep.automatic": 4,
     "fivestep.feeding": 4,
     "fivestep.results": 5,
     "fivestep.checks": 5,

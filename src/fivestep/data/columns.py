@@ -265,6 +265,12 @@ class Columns:
         return numbers + flags + ([name for column in self._category_inputs for name in _onehot_names(column)] if self.categories == "onehot" else [])
 
     @property
+    def number_positions(self) -> list[int]:
+        """Which of the encoded inputs are numbers: no booleans, marks or categories, nor the sines and cosines of a time, which lie between -1 and 1."""
+        parts = [(column, part) for column in self._number_inputs for part in column.parts]
+        return [position for position, (column, part) in enumerate(parts) if column.kind != "boolean" and not part.endswith(CYCLES)]
+
+    @property
     def category_names(self) -> list[str]:
         """Names of the category columns, in the order of the codes."""
         return [column.name for column in self._category_inputs]

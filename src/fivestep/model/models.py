@@ -458,27 +458,6 @@ def expected_of_recipe(recipe: Mapping[str, Any]) -> dict[str, tuple[torch.dtype
     return expected
 
 
-def choose(task: str | None, num_inputs: int | None, image_shape: Sequence[int] | None, rows: int | None) -> tuple[str, dict[str, Any], str]:
-    """The network that `model="auto"` means: (name, arguments, why in one sentence). A rule by kind of data; nothing is tried out.
-
-    >>> choose("multiclass", 784, (1, 28, 28), 60_000)[:2]
-    ('cnn', {'image_shape': [1, 28, 28], 'channels': [24, 48, 96]})
-    """
-    if image_shape is not None and len(image_shape) == 3:
-        # Halve until a side is about 4: three times from 28, twice from 16. Measured at 28 x 28 only.
-        halvings = min(6, max(1, round(math.log2(max(min(image_shape[1:]), 2) / 3.5))))
-        channels = [min(24 * 2**layer, 192) for layer in range(halvings)]
-        shape = " x ".join(map(str, image_shape))
-        return "cnn", {"image_shape": [int(side) for side in image_shape], "channels": channels}, (
-            f'model="auto": images of {shape}, so "cnn" with channels {channels}: three such layers reached 92.4 % on Fashion-MNIST, two without 90.2 %.'
-        )  # fmt: skip
-    size = "" if rows is None else f" of {rows:,} rows"
-    size += "" if num_inputs is None else f" and {num_inputs:,} inputs" if rows is not None else f" of {num_inputs:,} inputs"
-    return "mlp", {}, (
-        f'model="auto": a table{size}, so "mlp" with two layers of 128 ReLU units: over 18 tables 0.95 of the way from no skill to the best method.'
-    )  # fmt: skip
-
-
 def nearest(given: Any, allowed: Iterable[Any]) -> str:
     """The end of an error about an unknown name: " Did you mean 'lr'?", else the few names that there are, else nothing.
 

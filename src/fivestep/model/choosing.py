@@ -1,0 +1,93 @@
+"""What `"auto"` means, in one function: which network, and how it is trained, by kind and size of the data. A written rule; nothing is tried out.
+
+Enters: facts of the splits (task, rows, width, shape of images). Leaves: a frozen `Choice` of ordinary settings, each of which can be said by name instead.
+The deciding choice: the rule was fixed on the validation rows of nine public tables and never by a test row (docs/quality.md has the measurement of each line).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `model="auto"` stands for: a built-in network with arguments, and settings of `fit` that hold where the user says "auto" or nothing.
+
+    `sentence` tells it to people. `settings` are values of `fit`'s own arguments: optimizer, lr, scheduler, batch_size, epochs, patience, augment.
+    """
+
+    model: str
+    args: dict[str, Any]
+    sentence: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+MOST_NUMBERS = 4096  # columns of numbers whose medians and quartiles stand in the recipe, which may have 1 MB
+
+
+def choose(
+    task: str | None, num_inputs: int | None, image_shape: Sequence[int] | None, rows: int | None, *, num_numbers: int | None = None, own_loss: bool = False
+) -> Choice:
+    """The network and the training that "auto" means. `num_numbers`: how many inputs are numbers and not marks or categories (None: all).
+
+    `own_loss` says that the user's own code sees the training outputs (`compute=`, `step=`): then the plain network is taken, whose outputs are rows.
+
+    >>> choose("multiclass", 784, (1, 28, 28), 60_000).model
+    'cnn'
+    >>> choose("regression", 8, None, 500).settings["batch_size"]
+    32
+    """
+    if image_shape is not None and len(image_shape) == 3:
+        return for_images(image_shape, rows)
+    return for_tables(task, num_inputs, rows, num_inputs if num_numbers is None else num_numbers, own_loss)
+
+
+def for_tables(task: str | None, num_inputs: int | None, rows: int | None, num_numbers: int | None, own_loss: bool) -> Choice:
+    """Eight small networks as one; the plain one where the user's own code takes the outputs, or where there are too many numbers for a recipe."""
+    size = "" if rows is None else f" of {rows:,} rows"
+    size += "" if num_inputs is None else f" and {num_inputs:,} inputs" if rows is not None else f" of {num_inputs:,} inputs"
+    rows = 1_000 if rows is None else rows
+    batch_size = batch_size_for(rows)
+    if own_loss or num_inputs is None or (num_numbers or 0) > MOST_NUMBERS:
+        sentence = f'model="auto": a table{size}, so "mlp" with two layers of 128 ReLU units.'
+        return Choice("mlp", {}, sentence, {"batch_size": batch_size})
+    args: dict[str, Any] = {"members": 8, "widths": [128, 128], "dropout": 0.1, "cosine_outputs": 3}
+    settings = {
+        "optimizer": {"name": "AdamW", "weight_decay": 1e-2},
+        "lr": 2e-3,
+        "scheduler": {"name": "ReduceLROnPlateau", "factor": 0.3, "patience": 5, "threshold": 0.0},
+        "batch_size": batch_size,
+        "patience": 12,
+    }
+    sentence = (
+        f'model="auto": a table{size}, so "ensemble": {args["members"]} networks of {" and ".join(map(str, args["widths"]))} units in one, their predictions '
+        f"averaged; batches of {batch_size}, the rate cut to 0.3 after six epochs without gain, at most {100} epochs."
+    )
+    return Choice("ensemble", args, sentence, settings)
+
+
+def batch_size_for(rows: int) -> int:
+    """32 to 256 by rows: a table of thousands of rows trains in seconds and no worse."""
+    return 32 if rows < 2_000 else 64 if rows < 10_000 else 128 if rows < 50_000 else 256
+
+
+def for_images(image_shape: Sequence[int], rows: int | None) -> Choice:
+    # Halve until a side is about 4: three times from 28, twice from 16. Measured at 28 x 28 only.
+    halvings = min(6, max(1, round(math.log2(max(min(image_shape[1:]), 2) / 3.5))))
+    channels = [min(24 * 2**layer, 192) for layer in range(halvings)]
+    shape = " x ".join(map(str, image_shape))
+    args = {"image_shape": [int(side) for side in image_shape], "channels": channels}
+    return Choice(
+        "cnn", args, f'model="auto": images of {shape}, so "cnn" with channels {channels}.', {"batch_size": batch_size_for(1_000 if rows is None else rows)}
+    )
+
+
+def arguments(choice: Choice, given: dict[str, Any]) -> dict[str, Any]:
+    """The network's arguments: those said by name in place of the chosen ones; `width` or `depth` replace the chosen `widths`, for which they are short."""
+    chosen = dict(choice.args)
+    if "width" in given or "depth" in given:
+        chosen.pop("widths", None)
+    return chosen | given

@@ -175,6 +175,7 @@ class Ensemble(nn.Module):
         task: str | None = None,
         num_categories: Sequence[int] | None = None,
         embedding: int = 8,
+        straight: int = 0,
     ):
         super().__init__()
         self.members, self.task = members, task
@@ -199,6 +200,7 @@ class Ensemble(nn.Module):
             for count, size in zip(num_categories or (), sizes)
         )
         width = num_inputs + len(columns) * cosine_outputs + sum(sizes)
+        self.straight_mio = nn.Parameter(torch.zeros(members, width, num_outputs)) if straight else None
         self.weights_mio, self.biases_mo = nn.ParameterList(), nn.ParameterList()
         for next_width in (*widths, num_outputs):
             bound = 1 / math.sqrt(max(width, 1))  # nn.Linear's own
@@ -206,7 +208,15 @@ class Ensemble(nn.Module):
             self.biases_mo.append(drawn(bound, members, next_width))
             width = next_width
         self.activation = getattr(nn, activation)()
-        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.dropped_of_256 = round(256 * dropout)
+
+    def drop(self, features: Tensor) -> Tensor:
+        """Dropout in training, with one random byte a unit: torch's own spends over half of a step on drawing a double for each (0.9 against 2.2 ms)."""
+        if not self.training or self.dropped_of_256 == 0:
+            return features
+        draws = torch.empty(-(-features.numel() // 8), dtype=torch.int64, device=features.device).random_(-(2**63), None)
+        kept = (draws.view(torch.uint8)[: features.numel()] >= self.dropped_of_256).view(features.shape)
+        return features * (kept * (256 / (256 - self.dropped_of_256))).to(features.dtype)
 
     def forward(self, inputs: Tensor, codes: Tensor | None = None) -> Tensor:
         outputs_mbo = self.member_outputs(inputs, codes)
@@ -225,12 +235,13 @@ class Ensemble(nn.Module):
             for column, table in enumerate(self.embeddings):
                 features.append(table(codes[:, column]).unflatten(1, (self.members, -1)).transpose(0, 1))  # (b, m * e) -> (m, b, e)
         features_mbi = torch.cat(features, dim=2)
+        straight_mbo = None if self.straight_mio is None else torch.bmm(features_mbi, self.straight_mio)
         last = len(self.weights_mio) - 1
         for layer, (weight_mio, bias_mo) in enumerate(zip(self.weights_mio, self.biases_mo)):
             features_mbi = torch.baddbmm(bias_mo[:, None], features_mbi, weight_mio)
             if layer < last:
-                features_mbi = self.dropout(self.activation(features_mbi))
-        return features_mbi
+                features_mbi = self.drop(self.activation(features_mbi))
+        return features_mbi if straight_mbo is None else features_mbi + straight_mbo
 
     def average(self, outputs_mbo: Tensor) -> Tensor:
         """One prediction from all members, `(batch, num_outputs)`: log-probabilities or logits of the mean probability, or the mean output."""
@@ -386,6 +397,7 @@ BUILT_IN: dict[str, Architecture] = {
             "scale": Argument("floats", 1e-37, 3e38, None, length=(0, MAX_INPUTS)),
             "task": Argument("text", default=None, choices=TASKS),
             **_CODES,
+            "straight": Argument("int", 0, 1, 0),
         },
         "several small networks as one module, their predictions averaged",
     ),

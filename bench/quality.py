@@ -267,13 +267,14 @@ def measure(method: str, case: Case) -> dict[str, float]:
 
 def show(results: dict[str, dict[str, float]], tables: list[str], methods: list[str], seeds: list[int], part: str) -> None:
     """Errors (mean over seeds), then over all tables the mean normalised score, mean rank and median seconds; * best."""
-    wide = max(len(method) for method in methods) + 2
+    headings = {method: method if len(method) <= 12 else f"ours {position}" for position, method in enumerate(methods)}
+    wide = max(map(len, headings.values())) + 2
 
     def mean(table: str, method: str, what: str) -> float:
         found = [results[f"{table}/{seed}/{method}"][what] for seed in seeds if f"{table}/{seed}/{method}" in results]
         return statistics.mean(found) if len(found) == len(seeds) else float("nan")
 
-    print(f"{part} error".ljust(14) + "no skill".rjust(10) + "".join(method.rjust(wide) for method in methods))
+    print(f"{part} error".ljust(14) + "no skill".rjust(10) + "".join(heading.rjust(wide) for heading in headings.values()))
     scores: dict[str, list[float]] = {method: [] for method in methods}
     ranks: dict[str, list[float]] = {method: [] for method in methods}
     behind: dict[str, list[float]] = {method: [] for method in methods}
@@ -297,6 +298,9 @@ def show(results: dict[str, dict[str, float]], tables: list[str], methods: list[
     for title, function in (("median seconds", statistics.median), ("most seconds", max)):
         print(title.ljust(24) + "".join((f"{function(seconds[method]):.2f} " if seconds[method] else "").rjust(wide) for method in methods))
     print("behind best".ljust(24) + "".join((f"{max(behind[method]):+.1%} " if behind[method] else "").rjust(wide) for method in methods))
+    for method, heading in headings.items():
+        if heading != method:
+            print(f"{heading}: {method}")
 
 
 def images(seeds: list[int]) -> None:

@@ -73,11 +73,14 @@ def fit(
         from fivestep.results import runs
 
         runs.write(run.folder, "scores.json", scores.to_json())
+    company = company_of(run)
     if as_json:
-        emit({"run": str(run.folder) if run.folder else None, "scores": scores.to_json(), "epochs": len(run.history), "weights_sha256": run.weights_sha256,
+        emit({"company": company.to_json() if company else None, "run": str(run.folder) if run.folder else None, "scores": scores.to_json(), "epochs": len(run.history), "weights_sha256": run.weights_sha256,
               "findings": [finding.to_json() for finding in run.findings]})  # fmt: skip
         return
     print(scores)
+    if company is not None:
+        print(company)
     if run.folder is not None:
         print(f"\nrun    {run.folder}\nmodel  {run.folder}/model.fivestep")
         own = f" --model {model or named_model}" if ".py:" in str(model or named_model) else ""
@@ -351,6 +354,18 @@ def near_codes(code: str) -> str:
     )
 
 
+def company_of(run: Any) -> Any:
+    """Who else does how well on validation, kept beside the scores; None where there is nothing to compare (images, several labels, no validation rows)."""
+    if run.splits.val is None or run.splits.columns is None or run._predictor.decoding.task not in ("regression", "binary", "multiclass") or not run.can_predict:
+        return None
+    company = run.company("val")
+    if run.folder is not None:
+        from fivestep.results import runs
+
+        runs.write(run.folder, "company.json", company.to_json())
+    return company
+
+
 def target_names(text: str) -> str | list[str]:
     return text if "," not in text else [name.strip() for name in text.split(",")]
 
@@ -376,6 +391,7 @@ def predicted_chunks(loaded: Any, file: str, probabilities: bool, notes: dict[st
     for numbers, codes, chunk_notes in predictor.columns.iter_prediction_chunks(file):
         notes |= dict.fromkeys(chunk_notes)
         named = predictor.frame(numbers, codes, probabilities=probabilities)
+        notes |= dict.fromkeys(predictor.columns.beyond_targets(named))
         yield polars.DataFrame({key: values.tolist() if values.dtype == object else values for key, values in named.items()})
 
 

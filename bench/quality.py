@@ -294,7 +294,9 @@ def show(results: dict[str, dict[str, float]], tables: list[str], methods: list[
         print(table.ljust(14) + f"{none:.4g}".rjust(10) + "".join(cells))
     for title, values in (("score", scores), ("rank", ranks)):
         print(title.ljust(24) + "".join((f"{statistics.mean(values[method]):.3f} " if values[method] else "").rjust(wide) for method in methods))
-    seconds = {method: [row["seconds"] for key, row in results.items() if key.partition("/")[0] in tables and key.rsplit("/", 1)[1] == method] for method in methods}
+    seconds = {
+        method: [row["seconds"] for key, row in results.items() if key.partition("/")[0] in tables and key.rsplit("/", 1)[1] == method] for method in methods
+    }
     for title, function in (("median seconds", statistics.median), ("most seconds", max)):
         print(title.ljust(24) + "".join((f"{function(seconds[method]):.2f} " if seconds[method] else "").rjust(wide) for method in methods))
     print("behind best".ljust(24) + "".join((f"{max(behind[method]):+.1%} " if behind[method] else "").rjust(wide) for method in methods))

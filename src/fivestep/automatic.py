@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fivestep import seeds
+from fivestep.data.augmenting import mirror_keeps_class
 from fivestep.data.data import Splits
 from fivestep.model import choosing, models
 
@@ -22,7 +24,9 @@ def choose(splits: Splits, ask: dict[str, Any]) -> choosing.Choice:
     inputs = training_inputs(splits)
     numbers = number_columns(splits, inputs)
     own_code = ask["compute"] is not None or ask["step"] is not None or inputs is None
-    choice = choosing.choose(splits.task, splits.num_inputs, splits.image_shape, len(splits.train), num_numbers=len(numbers), own_loss=own_code)
+    choice = choosing.choose(
+        splits.task, splits.num_inputs, splits.image_shape, len(splits.train), num_numbers=len(numbers), own_loss=own_code, mirrored=mirrored(splits)
+    )
     args = choosing.arguments(choice, given)
     if choice.model == "ensemble" and inputs is not None and not {"number_columns", "center", "scale"} & given.keys():
         center, scale = models.median_and_quartiles(inputs[:, numbers])
@@ -57,6 +61,16 @@ def training_inputs(splits: Splits) -> Tensor | None:
             return None
         return inputs.index_select(0, splits.train.indices).float()
     return inputs[0] if isinstance(inputs, tuple) else inputs
+
+
+def mirrored(splits: Splits) -> bool:
+    """Whether mirrored training images look like their class: told by 2,000 training images, evenly from all of them."""
+    if splits.image_shape is None or splits.task not in ("binary", "multiclass"):
+        return False
+    places = torch.linspace(0, len(splits.train) - 1, min(len(splits.train), 2_000)).long()
+    inputs, targets, _ = splits.train.data.source.take(splits.train.indices[places])
+    order = torch.randperm(len(places), generator=seeds.generator(0, "mirror"))  # rows may stand in the order of their classes
+    return mirror_keeps_class(inputs[order], targets[0].flatten()[order])
 
 
 def number_columns(splits: Splits, inputs: Tensor | None) -> list[int]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fivestep import automatic, seeds
 from fivestep.checks import gate
+from fivestep.data.augmenting import make_augment
 from fivestep.data.batches import map_tensors
 from fivestep.data.data import Splits, as_splits
 from fivestep.errors import FindingsError, SettingsError
@@ -102,6 +103,7 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
         ask = ask | auto.settings
         said.append(auto.sentence)
         chosen |= {"model": model, "auto": auto.settings}
+    ask = ask | {"augment": make_augment(ask["augment"])}
     if model == "cnn" and splits.image_shape is not None:
         facts["image_shape"] = splits.image_shape
     built = ask.get("built")  # by `resume`, from the recipe

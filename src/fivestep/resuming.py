@@ -35,7 +35,11 @@ def prepare_again(
         raise SettingsError(f"{folder / 'settings.json'} is not what it was when the run began, so it cannot go on from there. Start a new run instead.")
 
     # What "auto" picked stays picked: `patience` would be another with another number of epochs.
-    asked = dict(recorded.asked) | recorded.chosen.get("auto", {}) | {key: recorded.chosen[key] for key in ("epochs", "batch_size", "patience", "keep") if key in recorded.chosen}
+    asked = (
+        dict(recorded.asked)
+        | recorded.chosen.get("auto", {})
+        | {key: recorded.chosen[key] for key in ("epochs", "batch_size", "patience", "keep") if key in recorded.chosen}
+    )
     for left_out in ("weights", "model_args", "folder", "name"):  # every weight comes from the checkpoint, the arguments from the recipe
         asked.pop(left_out, None)
     may_be_given = {"model", "splits", "observers", "quiet", "checkpoint", "keep_checkpoints", "on_checkpoint_error"}

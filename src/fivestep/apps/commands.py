@@ -356,7 +356,12 @@ def near_codes(code: str) -> str:
 
 def company_of(run: Any) -> Any:
     """Who else does how well on validation, kept beside the scores; None where there is nothing to compare (images, several labels, no validation rows)."""
-    if run.splits.val is None or run.splits.columns is None or run._predictor.decoding.task not in ("regression", "binary", "multiclass") or not run.can_predict:
+    if (
+        run.splits.val is None
+        or run.splits.columns is None
+        or run._predictor.decoding.task not in ("regression", "binary", "multiclass")
+        or not run.can_predict
+    ):
         return None
     company = run.company("val")
     if run.folder is not None:

@@ -116,21 +116,28 @@ class ResNet(nn.Module):
 
 
 class CNN(nn.Module):
-    """For each of `channels` a 3x3 convolution, batch norm, ReLU and halving by max pooling; then one linear layer over all that is left.
+    """For each of `channels` a 3x3 convolution, batch norm and ReLU, and halving by max pooling; then one linear layer over all that is left.
+
+    `pooled` are the layers, counted from 0, after which the image is halved (None: after every one).
 
     forward(images): float32 `(batch, channels, height, width)`, or the same images flat `(batch, channels * height * width)` -> `(batch, num_outputs)`.
     `image_shape` is (channels, height, width).
     """
 
-    def __init__(self, image_shape: Sequence[int], num_outputs: int, channels: Sequence[int] = (24, 48, 96), dropout: float = 0.0):
+    def __init__(
+        self, image_shape: Sequence[int], num_outputs: int, channels: Sequence[int] = (24, 48, 96), dropout: float = 0.0, pooled: Sequence[int] | None = None
+    ):
         super().__init__()
         self.image_shape = tuple(image_shape)
         depth, height, width = image_shape
         layers: list[nn.Module] = []
-        for next_depth in channels:
+        for layer, next_depth in enumerate(channels):
             # No bias, which the norm would subtract again. ceil_mode: a side of 1 stays 1, 7 becomes 4.
-            layers += [nn.Conv2d(depth, next_depth, 3, padding=1, bias=False), nn.BatchNorm2d(next_depth), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)]
-            depth, height, width = next_depth, (height + 1) // 2, (width + 1) // 2
+            layers += [nn.Conv2d(depth, next_depth, 3, padding=1, bias=False), nn.BatchNorm2d(next_depth), nn.ReLU()]
+            depth = next_depth
+            if pooled is None or layer in pooled:
+                layers.append(nn.MaxPool2d(2, ceil_mode=True))
+                height, width = (height + 1) // 2, (width + 1) // 2
         self.features = nn.Sequential(*layers)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.head = nn.Linear(depth * height * width, num_outputs)
@@ -378,6 +385,7 @@ BUILT_IN: dict[str, Architecture] = {
             "num_outputs": Argument("int", 1, MAX_INPUTS),
             "channels": Argument("ints", 1, 4096, [24, 48, 96], length=(0, 32)),
             **_SHARE,
+            "pooled": Argument("ints", 0, 31, None, length=(0, 32)),
         },
         "3x3 convolutions, for images",
     ),
@@ -534,6 +542,10 @@ def _check_together(name: str, args: dict[str, Any]) -> None:
     """What one argument demands of another."""
     if args.get("num_inputs") == 0 and not args.get("num_categories"):
         raise SettingsError(f"{name}: num_inputs=0: there is nothing to predict from.")
+    if name == "cnn" and args["pooled"] is not None and any(layer >= len(args["channels"]) for layer in args["pooled"]):
+        raise SettingsError(
+            f"cnn: pooled={_shown(args['pooled'])} names a layer that is not there: {len(args['channels'])} channels are layers 0 to {len(args['channels']) - 1}."
+        )
     if name == "cnn" and args["channels"]:
         _, height, width = args["image_shape"]
         numbers = args["channels"][0] * height * width

@@ -73,7 +73,9 @@ class Company:
         for one in self.companions:
             lines.append(f"  {one.name} {one.error:.4g}: {tells[one.verdict]}" + (f" ({one.note})" if one.note else ""))
         if self.better:
-            lines.append(f"  {self.better[0].name} does better on these rows and trains in {self.better[0].seconds:.1f} s: prefer it, or find out what it sees.")
+            lines.append(
+                f"  {self.better[0].name} does better on these rows and trains in {self.better[0].seconds:.1f} s: prefer it, or find out what it sees."
+            )
         return "\n".join(lines)
 
 
@@ -240,7 +242,9 @@ def boosted_trees(run: Any, rows: Tensor, split: str, targets: Tensor, weights: 
     if num_classes and set(y_val.tolist()) - set(y.tolist()):
         return None  # it refuses classes in validation that training lacks
     kind: Any = HistGradientBoostingClassifier if num_classes else HistGradientBoostingRegressor
-    model = kind(max_iter=MOST_ROUNDS, early_stopping=True, n_iter_no_change=20, validation_fraction=None, random_state=0, categorical_features=categories or None)
+    model = kind(
+        max_iter=MOST_ROUNDS, early_stopping=True, n_iter_no_change=20, validation_fraction=None, random_state=0, categorical_features=categories or None
+    )
     if "X_val" not in inspect.signature(model.fit).parameters:  # scikit-learn below 1.7 stops on rows of its own only
         model.set_params(early_stopping=False, max_iter=100)
         model.fit(x, y, sample_weight=None if weights is None else weights.numpy())

@@ -84,9 +84,13 @@ class Predictor:
         probability (n, classes). Raises UsageError for a model that has no members, or one only."""
         module = self.module
         if not isinstance(module, Ensemble):
-            raise UsageError(f"spread=True tells how far the members of an ensemble disagree, and {type(module).__name__} is one model. Train model=\"ensemble\".")
+            raise UsageError(
+                f'spread=True tells how far the members of an ensemble disagree, and {type(module).__name__} is one model. Train model="ensemble".'
+            )
         if module.members < 2:
-            raise UsageError("spread=True tells how far the members of an ensemble disagree, and this one has a single member. Train it with members of 2 or more.")
+            raise UsageError(
+                "spread=True tells how far the members of an ensemble disagree, and this one has a single member. Train it with members of 2 or more."
+            )
         outputs_nmo = loop.predict(MembersBeside(module), self._blocks(source, None), autocast=self.autocast, pick=None)
         classed = self.decoding.task in ("binary", "multiclass", "multilabel")
         read = self.decoding.probabilities if classed else self.decoding.values

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fivestep import seeds
 from fivestep.data.augmenting import mirror_keeps_class
@@ -23,7 +23,8 @@ def choose(splits: Splits, ask: dict[str, Any]) -> choosing.Choice:
     given = dict(ask["model_args"] or {})
     inputs = training_inputs(splits)
     numbers = number_columns(splits, inputs)
-    own_code = ask["compute"] is not None or ask["step"] is not None or inputs is None
+    own_head = isinstance(ask["loss"], nn.Module) and any(True for _ in ask["loss"].parameters())  # a loss that holds the last layer
+    own_code = ask["compute"] is not None or ask["step"] is not None or own_head or inputs is None
     choice = choosing.choose(
         splits.task, splits.num_inputs, splits.image_shape, len(splits.train), num_numbers=len(numbers), own_loss=own_code, mirrored=mirrored(splits)
     )
@@ -32,6 +33,15 @@ def choose(splits: Splits, ask: dict[str, Any]) -> choosing.Choice:
         center, scale = models.median_and_quartiles(inputs[:, numbers])
         args |= {"number_columns": numbers, "center": center, "scale": scale}
     return replace(choice, args=args, settings=left_to_us(choice.settings, ask, splits))
+
+
+def with_embeddings(splits: Splits) -> Splits:
+    """The same splits with categories as codes, for embeddings, where one-hot would need more than MOST_ONEHOT inputs and the user left it to us."""
+    data = splits.train.data
+    if data.kind != "table" or data.options["categories"] != "auto":
+        return splits
+    coded = splits.with_categories("codes")
+    return coded if sum(coded.columns.num_categories) > choosing.MOST_ONEHOT else splits
 
 
 def left_to_us(settings: dict[str, Any], ask: dict[str, Any], splits: Splits) -> dict[str, Any]:

@@ -89,6 +89,8 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     """Everything before the first step. `defaults` are the arguments of `fit` where nothing is said: only what differs from them is recorded."""
     ask = arguments
     splits = as_splits(ask["splits"])
+    if isinstance(ask["model"], str) and ask["model"] == "auto" and "built" not in ask:
+        splits = automatic.with_embeddings(splits)
     seed, device = ask["seed"], choose_device(ask["device"])
     check_arguments(ask, splits)
     said: list[str] = list(splits.train.data.notes)

@@ -64,6 +64,8 @@ def prepare_again(
             f"The data is not what {folder} was trained on: {recorded.data.get('source')}, or its split, has changed since. "
             "Restore the file, or give the same splits: resume(folder, splits=...)."
         )
+    if recorded.data["options"].get("categories") == "codes" and splits.train.data.options.get("categories") == "auto":
+        splits = splits.with_categories("codes")  # as the run chose for them, which were given again
     torch.set_num_threads(environment.get("threads", torch.get_num_threads()))
     built = building.rebuild(recorded.model, seed=ask["seed"], model=objects.get("model"))
     ask |= dict(model=None, splits=splits, built=replace_fields(built, recipe=recorded.model), folder=folder, name=None)

@@ -26,6 +26,7 @@ class Choice:
 
 
 MOST_COSINES = 256  # columns of numbers that get cosines, which cost as much as the layers from about 100 on
+MOST_ONEHOT = 256  # categories in all columns: beyond, a matrix of zeros costs more memory and time than vectors looked up by code
 MOST_NUMBERS = 4096  # columns of numbers whose medians and quartiles stand in the recipe, which may have 1 MB
 
 

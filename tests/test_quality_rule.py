@@ -55,6 +55,7 @@ def test_whoever_takes_the_training_outputs_himself_gets_rows_and_not_members() 
 
 def test_very_many_numbers_get_no_cosines_and_then_the_plain_network() -> None:
     assert choosing.choose("binary", 300, None, 500).args["cosine_outputs"] == 0
+    assert [choosing.choose("binary", width, None, 500).args["dropout"] for width in (49, 50)] == [0.1, 0.25]
     assert choosing.choose("binary", 5_000, None, 500).model == "mlp"
 
 

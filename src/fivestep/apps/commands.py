@@ -222,7 +222,7 @@ def show(what: Annotated[str, typer.Argument(help="A run or an artifact.")], as_
     for key, value in facts.items():
         if value is not None:
             print(
-                f"{key:14}{', '.join(f'{k}={v}' for k, v in value.items()) if isinstance(value, dict) else f'{value:,}' if isinstance(value, int) else value}"
+                f"{key:14}{', '.join(f'{k}={short(v)}' for k, v in value.items()) if isinstance(value, dict) else f'{value:,}' if isinstance(value, int) else value}"
             )
 
 
@@ -379,6 +379,11 @@ def columns_of(file: str, options: dict[str, Any]) -> str:
         raise MissingInputError(f"There is no file or folder {file}.")
     names = read_table(file, **{key: options[key] for key in ("delimiter", "encoding", "quote") if key in options}).names
     return f" {file} has the columns {', '.join(names[:30])}{' ...' if len(names) > 30 else ''}."
+
+
+def short(value: Any) -> Any:
+    """A value as a line shows it: a long list by its length."""
+    return f"{len(value)} values" if isinstance(value, list) and len(value) > 8 else value
 
 
 def target_names(text: str) -> str | list[str]:

@@ -74,7 +74,9 @@ class Data:
 
         columns = dict(columns or {})
         if categories not in ("auto", "onehot", "codes"):
-            raise UsageError(f'categories={categories!r} is not known. Use "auto", "onehot" (numbers only) or "codes" (forward gets (numbers, codes) for embeddings).')
+            raise UsageError(
+                f'categories={categories!r} is not known. Use "auto", "onehot" (numbers only) or "codes" (forward gets (numbers, codes) for embeddings).'
+            )
         raw = read_table(source, columns=columns, missing=missing, delimiter=delimiter, encoding=encoding, decimal=decimal, quote=quote)
         typed = read_columns(raw, target=target, drop=drop, columns=columns, missing=missing, decimal=decimal, without_target=without_target, weight=weight)
         options = dict(

@@ -25,6 +25,7 @@ class Choice:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
+MANY_NUMBERS = 50  # columns of numbers from which dropout is stronger: there is more to remember training rows by
 MOST_COSINES = 256  # columns of numbers that get cosines, which cost as much as the layers from about 100 on
 MOST_ONEHOT = 256  # categories in all columns: beyond, a matrix of zeros costs more memory and time than vectors looked up by code
 MOST_NUMBERS = 4096  # columns of numbers whose medians and quartiles stand in the recipe, which may have 1 MB
@@ -58,7 +59,13 @@ def for_tables(task: str | None, num_inputs: int | None, rows: int | None, num_n
     if own_loss or num_inputs is None or (num_numbers or 0) > MOST_NUMBERS:
         sentence = f'model="auto": a table{size}, so "mlp" with two layers of 128 ReLU units.'
         return Choice("mlp", {}, sentence, {"batch_size": batch_size})
-    args: dict[str, Any] = {"members": 8, "widths": [128, 128], "dropout": 0.1, "cosine_outputs": 3 if (num_numbers or 0) <= MOST_COSINES else 0, "straight": 1}
+    args: dict[str, Any] = {
+        "members": 8,
+        "widths": [128, 128],
+        "dropout": 0.1 if (num_numbers or 0) < MANY_NUMBERS else 0.25,
+        "cosine_outputs": 3 if (num_numbers or 0) <= MOST_COSINES else 0,
+        "straight": 1,
+    }
     plateau, epochs = (6, 100) if rows < 50_000 else (3, 40)  # epochs of many rows are many steps each
     settings = {
         "optimizer": {"name": "AdamW", "weight_decay": 1e-2},

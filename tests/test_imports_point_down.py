@@ -33,6 +33,7 @@ PLACES = {
     "fivestep.reproducing": 4,
     "fivestep.preparing": 4,
     "fivestep.rates": 4,
+    "fivestep.automatic": 4,
     "fivestep.feeding": 4,
     "fivestep.results": 5,
     "fivestep.checks": 5,

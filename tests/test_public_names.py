@@ -20,8 +20,7 @@ ERRORS = {
     "FivestepError", "UsageError", "DataError", "MissingInputError", "ArtifactError", "TrainingError", "NonFiniteError", "CannotCreateError", "StorageError",
     "LockedError", "SettingsError", "FindingsError", "Interrupted", "Finding",
 }  # fmt: skip
-TRAIN = {"fit", "check", "resume", "load_run", "reproduce", "watch"}
-IMPROVE = {"sweep", "cross_validate", "compare", "FivestepClassifier", "FivestepRegressor"}
+CONTRACT = DATA | TRAIN | IMPROVE | USE | ERRORS
 
 
 def in_a_fresh_python(code: str) -> str:

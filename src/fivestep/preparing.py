@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fivestep import seeds
+from fivestep import automatic, seeds
 from fivestep.checks import gate, refusals
+from fivestep.data.augmenting import make_augment
 from fivestep.data.batches import map_tensors
 from fivestep.data.data import Splits, as_splits
 from fivestep.errors import FindingsError, SettingsError
@@ -90,6 +91,8 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     """Everything before the first step. `defaults` are the arguments of `fit` where nothing is said: only what differs from them is recorded."""
     ask = arguments
     splits = as_splits(ask["splits"])
+    if isinstance(ask["model"], str) and ask["model"] == "auto" and "built" not in ask:
+        splits = automatic.with_embeddings(splits)
     seed, device = ask["seed"], choose_device(ask["device"])
     check_arguments(ask, splits)
     said: list[str] = list(splits.train.data.notes)
@@ -103,10 +106,12 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     facts = {"num_inputs": splits.num_inputs, "num_outputs": splits.num_outputs, "num_categories": splits.num_categories, "task": splits.task}
     model, model_args = ask["model"], dict(ask["model_args"] or {})
     if model == "auto":
-        model, model_defaults, sentence = models.choose(splits.task, splits.num_inputs, splits.image_shape, len(splits.train))
-        model_args = model_defaults | model_args
-        said.append(sentence)
-        chosen["model"] = model
+        auto = automatic.choose(splits, ask)
+        model, model_args = auto.model, auto.args
+        ask = ask | auto.settings
+        said.append(auto.sentence)
+        chosen |= {"model": model, "auto": auto.settings}
+    ask = ask | {"augment": make_augment(ask["augment"])}
     if model == "cnn" and splits.image_shape is not None:
         facts["image_shape"] = splits.image_shape
     built = ask.get("built")  # by `resume`, from the recipe
@@ -179,9 +184,9 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     # optimizer and schedule
     num_epochs = 100 if ask["epochs"] == "auto" else ask["epochs"]
     batch_size = len(encoded["train"]) if ask["batch_size"] == "all" else choose_batch_size(built, splits) if ask["batch_size"] == "auto" else ask["batch_size"]
-    if ask["epochs"] == "auto":
+    if arguments["epochs"] == "auto":
         chosen["epochs"] = num_epochs
-    if ask["batch_size"] == "auto":
+    if arguments["batch_size"] == "auto":
         chosen["batch_size"] = batch_size
     train_batches = make_batches(splits, encoded["train"], ask, device, dtype, batch_size, seed)
     still = refusals.nothing_to_train(module, loss_module) if ask["checks"] and not callable(ask["optimizer"]) else None
@@ -206,6 +211,8 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     )
     keep = ("best" if splits.val is not None else "last") if ask["keep"] == "auto" else ask["keep"]
     patience = ask["patience"]
+    if arguments["patience"] == "auto" and patience != "auto":
+        chosen["patience"] = patience
     if patience == "auto":
         patience = (10 if splits.val is not None and ask["epochs"] == "auto" else None) if splits.val is not None else None
         chosen["patience"] = patience
@@ -312,7 +319,7 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     )
     settings = Settings(asked_settings(arguments, defaults), chosen, data_record(splits), built.recipe)
     session = Session(
-        arguments, settings, splits, built, training, plan, decoding, raw_loss, loss_name, predictor, task, device, None, encoded, targets_in_unit, evaluate_loss,
+        ask, settings, splits, built, training, plan, decoding, raw_loss, loss_name, predictor, task, device, None, encoded, targets_in_unit, evaluate_loss,
         said=said, can_predict=outputs is not None, weights_report=report, batch_size=batch_size, user_metrics=user_functions(ask["metrics"]), keepers=keepers,
     )  # fmt: skip
     if ask["checks"]:

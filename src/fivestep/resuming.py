@@ -48,6 +48,8 @@ def prepare_again(
             f"The data is not what {folder} was trained on: {recorded.data.get('source')}, or its split, has changed since. "
             "Restore the file, or give the same splits: resume(folder, splits=...)."
         )
+    if recorded.data["options"].get("categories") == "codes" and splits.train.data.options.get("categories") == "auto":
+        splits = splits.with_categories("codes")  # as the run chose for them, which were given again
     torch.set_num_threads(environment.get("threads", torch.get_num_threads()))
     built = building.rebuild(recorded.model, seed=ask["seed"], model=objects.get("model"))
     ask |= dict(model=None, splits=splits, built=replace_fields(built, recipe=recorded.model), folder=folder, name=None)
@@ -83,7 +85,8 @@ def prepare_again(
 def arguments_again(recorded: Settings, objects: dict[str, Any], defaults: dict[str, Any], verb: str = "resume") -> dict[str, Any]:
     """The arguments of `fit` from a run's record; `objects` are those that its folder cannot hold. What "auto" picked stays picked."""
     # `patience` would be another with another number of epochs.
-    asked = dict(recorded.asked) | {key: recorded.chosen[key] for key in ("epochs", "batch_size", "patience", "keep") if key in recorded.chosen}
+    picked = {key: recorded.chosen[key] for key in ("epochs", "batch_size", "patience", "keep") if key in recorded.chosen}
+    asked = dict(recorded.asked) | recorded.chosen.get("auto", {}) | picked
     for left_out in ("weights", "model_args", "folder", "name"):  # every weight comes from the checkpoint, the arguments from the recipe
         asked.pop(left_out, None)
     may_be_given = {"model", "splits", "observers", "quiet", "checkpoint", "keep_checkpoints", "on_checkpoint_error"}

@@ -75,11 +75,14 @@ def fit(
 
         runs.write(run.folder, "scores.json", scores.to_json())
         report = str(run.report())
+    company = company_of(run)
     if as_json:
-        emit({"run": str(run.folder) if run.folder else None, "report": report, "scores": scores.to_json(), "epochs": len(run.history), "weights_sha256": run.weights_sha256,
-              "findings": [finding.to_json() for finding in run.findings]})  # fmt: skip
+        emit({"run": str(run.folder) if run.folder else None, "report": report, "scores": scores.to_json(), "company": company.to_json() if company else None,
+              "epochs": len(run.history), "weights_sha256": run.weights_sha256, "findings": [finding.to_json() for finding in run.findings]})  # fmt: skip
         return
     print_scores(scores)
+    if company is not None:
+        print(company)
     if run.folder is not None:
         print(f"\nrun    {run.folder}\nmodel  {run.folder}/model.fivestep\nreport {report}")
         own = f" --model {model or named_model}" if ".py:" in str(model or named_model) else ""
@@ -284,7 +287,7 @@ def show(what: Annotated[str, typer.Argument(help="A run or an artifact.")], as_
     for key, value in facts.items():
         if value is not None:
             print(
-                f"{key:14}{', '.join(f'{k}={v}' for k, v in value.items()) if isinstance(value, dict) else f'{value:,}' if isinstance(value, int) else value}"
+                f"{key:14}{', '.join(f'{k}={short(v)}' for k, v in value.items()) if isinstance(value, dict) else f'{value:,}' if isinstance(value, int) else value}"
             )
 
 
@@ -488,6 +491,23 @@ def near_codes(code: str) -> str:
     )
 
 
+def company_of(run: Any) -> Any:
+    """Who else does how well on validation, kept beside the scores; None where there is nothing to compare (images, several labels, no validation rows)."""
+    if (
+        run.splits.val is None
+        or run.splits.columns is None
+        or run._predictor.decoding.task not in ("regression", "binary", "multiclass")
+        or not run.can_predict
+    ):
+        return None
+    company = run.company("val")
+    if run.folder is not None:
+        from fivestep.results import runs
+
+        runs.write(run.folder, "company.json", company.to_json())
+    return company
+
+
 def columns_of(file: str, options: dict[str, Any]) -> str:
     """ " FILE has the columns ...", for a file that can be read at all."""
     from fivestep.data.tables import read_table
@@ -496,6 +516,11 @@ def columns_of(file: str, options: dict[str, Any]) -> str:
         raise MissingInputError(f"There is no file or folder {file}.")
     names = read_table(file, **{key: options[key] for key in ("delimiter", "encoding", "quote") if key in options}).names
     return f" {file} has the columns {', '.join(names[:30])}{' ...' if len(names) > 30 else ''}."
+
+
+def short(value: Any) -> Any:
+    """A value as a line shows it: a long list by its length."""
+    return f"{len(value)} values" if isinstance(value, list) and len(value) > 8 else value
 
 
 def target_names(text: str) -> str | list[str]:
@@ -523,6 +548,7 @@ def predicted_chunks(loaded: Any, file: str, probabilities: bool, notes: dict[st
     for numbers, codes, chunk_notes in predictor.columns.iter_prediction_chunks(file):
         notes |= dict.fromkeys(chunk_notes)
         named = predictor.frame(numbers, codes, probabilities=probabilities)
+        notes |= dict.fromkeys(predictor.columns.beyond_targets(named))
         yield polars.DataFrame({key: values.tolist() if values.dtype == object else values for key, values in named.items()})
 
 

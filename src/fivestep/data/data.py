@@ -6,9 +6,10 @@ alone. The decision that shaped it: nothing is fitted before the split is made, 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -60,20 +61,22 @@ class Data:
         without_target: str = "refuse",
         weight: str | None = None,
         scale_target: bool | str = "auto",
-        categories: str = "onehot",
+        categories: str = "auto",
     ) -> Data:
         """A table with named columns: a path (CSV, TSV, Parquet), a polars, pandas or Arrow frame, or a dict of arrays.
 
         `columns` overrides what a column is read as ({"zip": "category"}); `drop`ped columns are no inputs but stay usable by `split`; `missing` adds tokens
         that mean "no value"; `quote=None` reads quotes as ordinary text; `without_target="drop"` leaves out rows that have none; `weight` names a column of sample weights; `categories` is "onehot" or
-        "codes" (for embeddings). Raises DataError with every problem of the file, each with the option that accepts it.
+        "codes" (for embeddings); "auto" is one-hot, but that `model="auto"` takes codes where there are very many categories. Raises DataError with every problem of the file, each with the option that accepts it.
         """
         from fivestep.data.columns import read_columns
         from fivestep.data.tables import read_table
 
         columns = dict(columns or {})
-        if categories not in ("onehot", "codes"):
-            raise UsageError(f'categories={categories!r} is not known. Use "onehot" (numbers only) or "codes" (forward gets (numbers, codes) for embeddings).')
+        if categories not in ("auto", "onehot", "codes"):
+            raise UsageError(
+                f'categories={categories!r} is not known. Use "auto", "onehot" (numbers only) or "codes" (forward gets (numbers, codes) for embeddings).'
+            )
         raw = read_table(source, columns=columns, missing=missing, delimiter=delimiter, encoding=encoding, decimal=decimal, quote=quote)
         typed = read_columns(raw, target=target, drop=drop, columns=columns, missing=missing, decimal=decimal, without_target=without_target, weight=weight)
         options = dict(
@@ -294,8 +297,18 @@ class Splits:
         from fivestep.data.columns import Columns
 
         data = self.train.data
-        scale = data.options["scale_target"]
-        return Columns.fit(data.typed, self.train.indices.numpy(), categories=data.options["categories"], scale_target=bool(scale))
+        scale, categories = data.options["scale_target"], data.options["categories"]
+        return Columns.fit(data.typed, self.train.indices.numpy(), categories="onehot" if categories == "auto" else categories, scale_target=bool(scale))
+
+    def with_categories(self, categories: str) -> Splits:
+        """The same rows on the same sides, with categories as "onehot" or as "codes"."""
+        other = copy.copy(self)
+        other.__dict__.pop("columns", None)
+        for name in ("train", "val", "test"):
+            part = getattr(self, name)
+            if part is not None:
+                setattr(other, name, replace(part, data=replace(part.data, options=part.data.options | {"categories": categories})))
+        return other
 
     @property
     def task(self) -> str | None:

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace as replace_fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,9 @@ from fivestep.results.predictor import ArrayRows, Predictor, as_array, as_source
 from fivestep.settings import Settings
 from fivestep.train import loop
 from fivestep.train import precision as precisions
+
+if TYPE_CHECKING:
+    from fivestep.results.company import Company
 
 SELF_TEST_ROWS = 8
 FUNCTION = "(a function)"
@@ -96,10 +100,19 @@ class Model:
         return self._predictor.decoding.classes
 
     def predict(self, rows: Any, *, probabilities: bool = False, spread: bool = False) -> Any:
-        """Predictions in the target's unit or label names, in input order, on the CPU, in the kind of container given (a path gives a polars frame)."""
-        if spread:
-            raise UsageError("spread=True (the spread of a model's members beside each prediction) is not built yet. Leave it out.")
-        return self._predictor.predict(self._as_trained(rows), probabilities=probabilities)
+        """Predictions in the target's unit or label names, in input order, on the CPU, in the kind of container given (a path gives a polars frame).
+
+        `spread=True` adds how far the members of an ensemble disagree, as a standard deviation in the target's unit or of the probability: columns of a table's
+        predictions, else `(predictions, spread)`. Rows far outside of what training has seen, and predictions beyond its targets, are counted in a warning.
+        """
+        rows = self._as_trained(rows)
+        if self._predictor.columns is None:
+            return self._predictor.predict(rows, probabilities=probabilities, spread=spread)
+        predicted, notes = self._predictor.predict_table(rows, probabilities=probabilities, spread=spread)
+        for note in notes:
+            if "far outside of what training has seen" in note or "outside of the training targets" in note:
+                warnings.warn(note, stacklevel=2)
+        return predicted
 
     def _as_trained(self, rows: Any) -> Any:
         """Rows as the training data was made of such rows: images get their channel axis and 0..1, a `Data` gives its table or Source."""
@@ -289,6 +302,7 @@ class Run(Model):
         self._metrics, self._encoded, self._targets, self._seed, self._watched_test = metrics, encoded, targets_in_unit, seed, watched_test
         self._evaluate_loss, self.can_predict, self._checks = evaluate_loss, can_predict, checks
         self._scored: dict[tuple[str, str], scoring.Scores] = {}  # the task's own scores, by split and weights
+        self._looked_at: set[str] = set()
         self._prepared = prepared  # everything the run was made from, for `eject`
         self.facts = {
             "rows": {name: len(source) for name, source in encoded.items()},
@@ -323,6 +337,7 @@ class Run(Model):
             return super().evaluate(split_or_data, metrics=metrics)
         name = split_or_data
         part = self.splits.part(name)
+        self._looked_at.add(name)
         if self._checks is not None and self._targets(name) is not None and self.can_predict:
             self._add_findings(self._checks.scores(name, self._predictor.outputs(self._encoded[name]), self._targets(name)))
         scores = self.evaluate_part(
@@ -355,10 +370,21 @@ class Run(Model):
             rows_or_split = rows_or_split.name
         if isinstance(rows_or_split, str) and rows_or_split in ("train", "val", "test"):
             self.splits.part(rows_or_split)
-            return as_array(self._predictor.decode(self._predictor.outputs(self._encoded[rows_or_split]), probabilities=probabilities))
+            source = self._encoded[rows_or_split]
+            predicted = as_array(self._predictor.decode(self._predictor.outputs(source), probabilities=probabilities))
+            return (predicted, self._predictor.spread(source)) if spread else predicted
         if self._checks is not None:
             self._add_findings(self._checks.prediction(rows_or_split))
         return super().predict(rows_or_split, probabilities=probabilities, spread=spread)
+
+    def company(self, split: str = "val") -> Company:
+        """A linear model and, where scikit-learn is installed, boosted trees on the same rows and columns, beside this model's error: who does better is named.
+
+        For tables of classes or numbers; "test" only after `evaluate("test")`. Costs seconds at most. Raises UsageError.
+        """
+        from fivestep.results.company import company
+
+        return company(self, split)
 
     def _add_findings(self, found: list[Any]) -> None:
         self.findings += [finding for finding in found if finding.code not in {known.code for known in self.findings}]

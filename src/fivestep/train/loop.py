@@ -23,6 +23,8 @@ OFF = contextlib.nullcontext()
 class NonFiniteLoss(ArithmeticError):
     """The loss of a step is NaN or infinite; the optimizer has not moved. `epochs` turns it into an error that names step, layer and rows."""
 
+    steps_before = 0  # good steps of the same chunk that were not counted yet, where steps are made in chunks
+
 
 def forward(model: nn.Module, inputs: Any) -> Any:
     """Call the model the way its inputs ask for: a tensor as `model(x)`, a tuple as `model(*x)`, a dict as `model(**x)`."""

@@ -33,7 +33,7 @@ from fivestep.train.precision import clip
 WAYS = (None, "step", "epoch", "auto")
 LONGEST = 256  # steps of a chunk: the work around a chunk costs about 60 us, which is then 0.2 us a step
 WORK = 2e9  # multiply-adds of a chunk, about a second on one core: a signal waits that long at most (convolutions use a weight often, so it can be some seconds)
-SMALL = 4096  # multiply-adds up to which a product is written as multiply-and-sum: see `write_out_small_products`
+SMALL = 16_384  # multiply-adds up to which a product is written as multiply-and-sum: see `write_out_small_products`
 CLOSE = {torch.float64: 1e-6, torch.float32: 1e-3}  # relative, of the first losses of a compiled chunk to the traced steps; half precision 5e-2
 
 # The written sum behind "auto" (never a clock: the weights are a function of settings and data only). SPEED.md: a compile costs 2 to 9 s by size, and what is
@@ -68,7 +68,7 @@ class Parts:
 
     @property
     def groups(self) -> list[dict[str, Any]]:
-        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        return self.optimizer.param_groups  # `Optimizers` gives those of all, in order
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -218,8 +218,8 @@ def moved_weights(optimizer: torch.optim.Optimizer, fresh: dict[int, Tensor], st
             group["params"] = [fresh[id(parameter)] for parameter in group["params"]]
             group["lr"] = rate
             group |= {key: False for key in ("foreach", "fused") if key in group}
-            if "capturable" in group and rate.device.type == "cuda":
-                group["capturable"] = True
+            if "capturable" in group:
+                group["capturable"] = True  # torch's word for: no decision by a tensor's value (RAdam and ASGD branch on their counts otherwise)
         yield
     finally:
         optimizer.state = own_state
@@ -335,6 +335,8 @@ def capture(function: Callable[..., list[Tensor]], examples: Sequence[Tensor]) -
         raise
     except Exception as error:
         raise CannotCompile(why_not_traced(error)) from error
+    if any("mkldnn_rnn" in str(node.target) for node in graph.graph.nodes):
+        raise CannotCompile("torch has no compiled form of an LSTM's own kernel on the CPU; nn.GRU has one")
     outside: list[Tensor] = []
     last = [node for node in graph.graph.nodes if node.op == "placeholder"][-1]
     for node in list(graph.graph.nodes):
@@ -359,16 +361,14 @@ def why_not_traced(error: Exception) -> str:
             "forward, loss or optimizer decide by the value of a tensor (an if, .item(), a mask of unknown size), and a graph would freeze the first decision. "
             "torch.where says the same without a branch"
         )
-    if "mkldnn_rnn" in text or "lstm" in text.lower() or "rnn" in text.lower():
-        return "torch cannot trace an LSTM on the CPU (its kernel has no traced form); nn.GRU can be"
     return f"torch cannot trace it: {type(error).__name__}: {text[:200]}"
 
 
 def write_out_small_products(graph: fx.GraphModule, limit: int = SMALL) -> int:
     """Matrix products of at most `limit` multiply-adds become multiply-and-sum, which the compiler fuses with what stands around; returns how many.
 
-    A call of the matrix library costs more than the arithmetic of such a product (W1's scan: 7.3 us a step with it, 2.9 without). The limit is where the two
-    cross in `bench/small_products.py`.
+    A call of the matrix library costs more than the arithmetic of such a product. Measured by `bench/small_products.py` (one layer, one core): at 256 (W1) 2.1x
+    faster written out, at 8,192 1.4x to 1.7x, at 16,384 1.2x, at 32,768 0.96x, at 65,536 0.67x.
     """
     aten = torch.ops.aten
     written = 0
@@ -453,11 +453,10 @@ class Program:
             and all(kept is Tensor or kept == leaf for kept, leaf in zip(self.constants, leaves))
         )
 
-    def run(self, batches: Stacked | Sequence[Batch], rates: Sequence[Sequence[float]]) -> tuple[list[Tensor], Tensor]:
-        """-> (the state after these steps, their losses). Nothing of the run has changed yet: `accept` makes it so."""
+    def run(self, batches: Stacked | Sequence[Batch], table: Tensor) -> tuple[list[Tensor], Tensor]:
+        """-> (the state after these steps, their losses). Nothing of the run has changed yet: `accept` makes it so. `table` are the rates, (steps, groups)."""
         live = self.slots.live()
         state: Sequence[Tensor] = [widened(tensor) for tensor in live]
-        table = torch.tensor(rates, dtype=torch.float64, device=self.device)
         with torch.no_grad():
             if isinstance(batches, Stacked):
                 *state, losses = self.call(*state, table, *tensors_in(batches), *self.outside)
@@ -517,7 +516,8 @@ def make_program(parts: Parts, way: str, length: int, pieces: Iterable[Any], dev
         changed: set[tuple[int, str]] = set()
         slots = Slots.of(parts)
         options = slots.other_options()
-        graph, outside, examples = traced(slots, spec, constants, changed, batch, device)
+        with frozen_would_be_noticed(parts):
+            graph, outside, examples = traced(slots, spec, constants, changed, batch, device)
         if changed != set(slots.buffer_names):  # a buffer that nothing changes (a mask, positions) need not be carried from step to step
             slots = Slots.of(parts, set(changed))
             graph, outside, examples = traced(slots, spec, constants, changed, batch, device)
@@ -583,12 +583,37 @@ def checked(step: fx.GraphModule, call: Callable[..., Sequence[Tensor]], inputs:
 
 
 @contextlib.contextmanager
+def frozen_would_be_noticed(parts: Parts) -> Iterator[None]:
+    """Raise CannotCompile where forward moved what a graph cannot: a number kept in a module, Python's or numpy's generator."""
+
+    def drawn() -> list[str]:
+        state = seeds.capture()
+        return [repr(state["random"]), repr(state.get("numpy"))]
+
+    before, streams = numbers_of(parts), drawn()
+    yield
+    after = numbers_of(parts)
+    moved = [(module, key) for (module, key), value in before.items() if after.get((module, key), value) != value]
+    if moved:
+        module, key = moved[0]
+        raise CannotCompile(f"forward changes {key} of {type(module).__name__} in Python, and a graph would freeze it (a registered buffer is carried from step to step)")
+    if drawn() != streams:
+        raise CannotCompile("forward draws from Python's or numpy's random generator, and a graph would freeze the first draw (torch.rand is drawn anew)")
+
+
+def numbers_of(parts: Parts) -> dict[tuple[nn.Module, str], Any]:
+    """Plain values that modules hold as attributes: what forward may count in."""
+    modules = {module for root in parts.modules for module in root.modules()}
+    return {(module, key): value for module in modules for key, value in vars(module).items() if isinstance(value, (bool, int, float, str))}
+
+
+@contextlib.contextmanager
 def taken_back(parts: Parts) -> Iterator[None]:
-    """Weights, buffers, training flags, the optimizers' state and groups are afterwards as they were."""
+    """Weights, buffers, training flags and other numbers in modules, the optimizers' state and groups are afterwards as they were."""
     tensors = [tensor for module in parts.modules for tensor in (*module.parameters(), *module.buffers())]
     with torch.no_grad():
         before = [tensor.detach().clone() for tensor in tensors]
-    flags = [(module, module.training) for root in parts.modules for module in root.modules()]
+    numbers = numbers_of(parts)
     states = [(optimizer, optimizer.state.copy(), [dict(group) for group in optimizer.param_groups]) for optimizer in parts.optimizers]
     try:
         yield
@@ -596,8 +621,8 @@ def taken_back(parts: Parts) -> Iterator[None]:
         with torch.no_grad():
             for tensor, was in zip(tensors, before):
                 tensor.copy_(was)
-        for module, flag in flags:
-            module.training = flag
+        for (module, key), value in numbers.items():
+            setattr(module, key, value)
         parts.optimizer.zero_grad()
         for optimizer, state, groups in states:
             optimizer.state.clear()
@@ -736,24 +761,27 @@ def chunk(program: Program, piece: Any, schedule: Any, eager: Callable[[Batch], 
     steps = len(piece) if isinstance(piece, list) else program.length
     before = None if schedule is None else schedule.state_dict()
     stream = torch.default_generator.get_state() if wait else None
-    rates, first = [], slots.rates()
-    for _ in range(steps):
-        rates.append(slots.rates() if schedule is not None else first)
-        if schedule is not None:
+    rates = [slots.rates()]
+    if schedule is None:
+        table = torch.tensor(rates, dtype=torch.float64, device=program.device).repeat(steps, 1)
+    else:
+        for _ in range(steps):
             schedule.step()
+            rates.append(slots.rates())
+        table = torch.tensor(rates[:-1], dtype=torch.float64, device=program.device)
     if slots.other_options() != program.options:
         raise SettingsError(
             "The schedule changed an option of the optimizer beside lr in the middle of the run, and the compiled graph holds the old one. Leave compile out."
         )
-    state, found = program.run(piece, rates)
+    state, found = program.run(piece, table)
     if not wait:
         program.accept(state, steps)
         return list(found.unbind())
     values = found.tolist()
-    broken = next((position for position, value in enumerate(values) if not math.isfinite(value)), None)
-    if broken is None:
+    if all(map(math.isfinite, values)):
         program.accept(state, steps)
         return values
+    broken = next(position for position, value in enumerate(values) if not math.isfinite(value))
     # The state of the chunk is thrown away; its good steps are made again eagerly, so the weights stand where the loss broke.
     if before is not None:
         schedule.load_state_dict(before)

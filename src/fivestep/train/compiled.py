@@ -535,17 +535,24 @@ def make_program(parts: Parts, way: str, length: int, pieces: Iterable[Any], dev
         parts.model.train()
         for module in parts.frozen:
             module.eval()
+        slots = Slots.of(parts)
+        before = [(tensor, tensor._version, tensor.clone()) for tensor in buffers_of(slots)]
         loop.train_step(
             parts.model, parts.loss, parts.optimizer, (batch,), (None,), compute=parts.compute, autocast=parts.autocast, clipping=parts.clipping
         )  # fmt: skip
         parts.optimizer.zero_grad()
+        # By value too: BatchNorm's kernel writes its statistics without counting a version.
+        changed = {
+            name
+            for name, now, (tensor, version, was) in zip(slots.buffer_names, buffers_of(slots), before)
+            if now is not tensor or now._version != version or not torch.equal(now, was)
+        }
         probe_schedule(parts)
-        changed: set[tuple[int, str]] = set()
         slots = Slots.of(parts)
         options = slots.other_options()
         with frozen_would_be_noticed(parts):
             graph, outside, examples = traced(slots, spec, constants, changed, batch, device)
-        if changed != set(slots.buffer_names):  # a buffer that nothing changes (a mask, positions) need not be carried from step to step
+        if changed != set(slots.buffer_names):  # traced again: a buffer that nothing changes (a mask, positions) need not be carried from step to step
             slots = Slots.of(parts, set(changed))
             graph, outside, examples = traced(slots, spec, constants, changed, batch, device)
         write_out_small_products(graph)

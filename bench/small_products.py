@@ -23,7 +23,9 @@ def program(rows: int, inputs: int, outputs: int, limit: int) -> tuple[compiled.
     x, y = torch.randn(LENGTH * rows, inputs), torch.randn(LENGTH * rows, outputs)
     model = nn.Linear(inputs, outputs)
     batches = InMemoryBatches(x, (y,), None, batch_size=rows, shuffle=False)
-    parts = compiled.Parts(model, None, torch.optim.SGD(model.parameters(), lr=0.01, foreach=False), lambda outputs, targets: nn.functional.mse_loss(outputs, *targets))
+    parts = compiled.Parts(
+        model, None, torch.optim.SGD(model.parameters(), lr=0.01, foreach=False), lambda outputs, targets: nn.functional.mse_loss(outputs, *targets)
+    )
     before, compiled.write_out_small_products.__defaults__ = compiled.write_out_small_products.__defaults__, (limit,)
     try:
         return compiled.make_program(parts, "epoch", LENGTH, compiled.pieces(batches, 0, 0, LENGTH, 0), torch.device("cpu")), batches
@@ -43,7 +45,10 @@ def main() -> None:
                 one.run(piece, torch.full((LENGTH, 1), 0.01, dtype=torch.float64))
                 times[name].append((time.perf_counter() - begun) / LENGTH * 1e6)
         library, written = min(times["library"]), min(times["written out"])
-        print(f"{rows:4} x {inputs:3} x {outputs:3} = {rows * inputs * outputs:7,}   library {library:6.2f}   written out {written:6.2f}   {library / written:5.2f}x", flush=True)
+        print(
+            f"{rows:4} x {inputs:3} x {outputs:3} = {rows * inputs * outputs:7,}   library {library:6.2f}   written out {written:6.2f}   {library / written:5.2f}x",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -172,11 +172,22 @@ def test_models_of_other_kinds(kind):
     }[kind]
     x, y = torch.randn(50, *shape, generator=draw), torch.randint(0, 2, (50,), generator=draw)
     runs = [
-        fs.fit(make, fs.Splits((x, y)), loss="CrossEntropyLoss", optimizer="AdamW", lr=1e-2, epochs=3, batch_size=8, device="cpu", checks=False, quiet=True, folder=None, compile=way)  # fmt: skip
+        fs.fit(
+            make,
+            fs.Splits((x, y)),
+            loss="CrossEntropyLoss",
+            optimizer="AdamW",
+            lr=1e-2,
+            epochs=3,
+            batch_size=8,
+            device="cpu",
+            checks=False,
+            quiet=True,
+            folder=None,
+            compile=way,
+        )
         for way in (None, "epoch")
     ]
     assert runs[1].settings.chosen["compile"] in ("epoch", "step"), kind
     for a, b in zip(*(run.model.parameters() for run in runs)):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-
-

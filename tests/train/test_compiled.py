@@ -159,7 +159,7 @@ def test_small_products_written_out_are_the_products():
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
     parts = parts_of(model, torch.optim.SGD(model.parameters(), lr=0.1))
     (batch,) = batches_of(1)
-    leaves, spec = torch.utils._pytree.tree_flatten(tuple(batch))
+    _, spec = torch.utils._pytree.tree_flatten(tuple(batch))
     graph, _, examples = compiled.traced(Slots.of(parts), spec, [torch.Tensor, torch.Tensor, None], set(), batch, CPU)
     before = graph(*examples)
     assert compiled.write_out_small_products(graph, limit=5 * 3 * 4) >= 4  # forward, and both gradients of the second layer
@@ -320,7 +320,7 @@ def test_without_a_compiler_the_run_stays_eager_and_says_what_to_install(tmp_pat
 
 
 def test_an_unknown_way_is_refused_by_name():
-    with pytest.raises(SettingsError, match='compile="epoch_"|compile=.epoch_.'):
+    with pytest.raises(SettingsError, match=r"compile='epoch_' is not known"):
         fit(compile="epoch_")
 
 
@@ -362,7 +362,20 @@ def test_step_by_step_where_an_epoch_holds_one_batch():
     """Full-batch training: no chunk can be longer than an epoch's one step."""
     x, y = arrays(24)
     runs = [
-        fs.fit(line, fs.Splits((x, y)), loss="MSELoss", optimizer="Adam", lr=0.05, epochs=9, batch_size="all", folder=None, device="cpu", checks=False, quiet=True, compile=way)  # fmt: skip
+        fs.fit(
+            line,
+            fs.Splits((x, y)),
+            loss="MSELoss",
+            optimizer="Adam",
+            lr=0.05,
+            epochs=9,
+            batch_size="all",
+            folder=None,
+            device="cpu",
+            checks=False,
+            quiet=True,
+            compile=way,
+        )
         for way in (None, "epoch")
     ]
     assert runs[1].settings.chosen["compile"] == "step"

@@ -57,7 +57,7 @@ def splits():
 def fit(folder, name, way="epoch", epoch=None, **settings):
     Killer.epoch, Killer.count = epoch, 0
     everything = dict(
-        loss="MSELoss", optimizer="AdamW", lr=0.01, scheduler={"name": "CosineAnnealingLR", "every": "step"}, clip_norm=0.5, average={"name": "EMA", "decay": 0.9},
+        loss="MSELoss", optimizer={"name": "SGD", "momentum": 0.9}, lr=0.01, scheduler={"name": "CosineAnnealingLR", "every": "step"}, clip_norm=0.5, average={"name": "EMA", "decay": 0.9},
         epochs=4, batch_size=8, device="cpu", checks=False, quiet=True, keep="last", patience=None, folder=folder, name=name, checkpoint=4, compile=way,
     )  # fmt: skip
     return fs.fit(Net, splits(), **(everything | settings))
@@ -105,11 +105,12 @@ def test_the_same_compiled_run_twice_is_the_same_bits(tmp_path):
     [
         dict(optimizer="SGD"),
         dict(optimizer={"name": "SGD", "momentum": 0.9}, clip_value=0.1, clip_norm=None),
+        dict(optimizer="AdamW"),
         dict(optimizer="Adam", average=None, scheduler={"name": "StepLR", "step_size": 1}),
         dict(optimizer="RMSprop", precision="float64"),
         dict(loss="L1Loss", batch_size=101),
     ],
-    ids=["sgd", "momentum", "adam", "rmsprop float64", "full batch"],
+    ids=["sgd", "momentum", "adamw", "adam", "rmsprop float64", "full batch"],
 )
 def test_the_wide_matrix_agrees_with_eager(settings, way):
     runs = [fit(None, None, each, **settings) for each in (None, way)]

@@ -37,6 +37,8 @@ WORK = (
 SMALL = 16_384  # multiply-adds up to which a product is written as multiply-and-sum: see `write_out_small_products`
 CLOSE = {torch.float64: 1e-6, torch.float32: 1e-3}  # relative, of the first losses of a compiled chunk to the traced steps; half precision 5e-2
 
+BRANCHING = ("RAdam", "ASGD")  # these decide by their counts unless "capturable"; for the others the formula without it is the eager one
+
 # The written sum behind "auto" (never a clock: the weights are a function of settings and data only). SPEED.md: a compile costs 2 to 9 s by size, and what is
 # saved on a small model is the Python of a step, 100 us; on a large one more. W1 (two weight tensors, 2.5 s) pays after 25,000 steps.
 SAVED_A_STEP = 100e-6
@@ -221,8 +223,8 @@ def moved_weights(optimizer: torch.optim.Optimizer, fresh: dict[int, Tensor], st
             group["params"] = [fresh[id(parameter)] for parameter in group["params"]]
             group["lr"] = rate
             group |= {key: False for key in ("foreach", "fused") if key in group}
-            if "capturable" in group:
-                group["capturable"] = True  # torch's word for: no decision by a tensor's value (RAdam and ASGD branch on their counts otherwise)
+            if "capturable" in group and (rate.device.type == "cuda" or type(optimizer).__name__ in BRANCHING):
+                group["capturable"] = True  # torch's word for: no decision by a tensor's value
         yield
     finally:
         optimizer.state = own_state

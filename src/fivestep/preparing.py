@@ -8,6 +8,7 @@ from __future__ import annotations
 import time as clock
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from dataclasses import replace as replace_fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,7 @@ from fivestep.results import runs
 from fivestep.results.eject import obstacles
 from fivestep.results.predictor import Predictor
 from fivestep.settings import Settings, record
-from fivestep.train import checkpoints, loop
+from fivestep.train import checkpoints, compiled, loop
 from fivestep.train import precision as precisions
 from fivestep.train.averaging import make_average
 from fivestep.train.epochs import Plan, Training
@@ -332,6 +333,8 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
         return session
     if ask["folder"] is not None and "built" not in ask:  # told before the run, and only where something is kept that one would later eject
         said += [f"Cannot be written as a script later (eject): {why}" for why in obstacles(ask, splits, built)]
+    if ask["compile"] is not None:
+        compile_steps(session)
     if not ask["quiet"]:
         if notebook.running():
             observers.append(notebook.observer(session))
@@ -343,7 +346,9 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     elif ask["folder"] is not None:
         session.folder = runs.create(ask["folder"], ask["name"], run_stem(splits, model))
         runs.write(session.folder, "settings.json", settings.to_json())
-        runs.write(session.folder, "environment.json", runs.environment(device))
+        program = session.plan.program
+        compiling = {} if program is None else {"compile": {"mode": program.mode, "steps_in_a_chunk": program.length, "seconds": round(program.seconds, 2)}}
+        runs.write(session.folder, "environment.json", runs.environment(device) | compiling)
     if session.folder is not None:
         observers.append(partial(write_history, session.folder))
     if ask["watch_test"] and splits.test is not None:
@@ -379,6 +384,22 @@ def task_of_outputs(task: str | None, outputs: Any, loss_name: str | None) -> st
     if task == "multiclass" and outputs.shape[1] == 1 and loss_name is None:
         return "regression"
     return task
+
+
+def compile_steps(session: Session) -> None:
+    """compile=: the session's plan gets a program, or stays eager and says why. What was decided is recorded as `compile` among the chosen settings."""
+    ask, training, plan = session.arguments, session.training, session.plan
+    parts = compiled.Parts(
+        training.model, training.loss_module, training.optimizer, plan.loss, plan.compute, training.schedule, training.average,
+        plan.clipping, plan.autocast, training.scaler, plan.frozen,
+    )  # fmt: skip
+    program, told = compiled.make(
+        parts, ask["compile"], plan.batches, steps=plan.epochs * plan.batches.steps(0), rows=len(session.encoded["train"]), batch_size=session.batch_size,
+        device=session.device, user_step=plan.user_step is not None, split=plan.split is not None,
+    )  # fmt: skip
+    session.said.append(told)
+    session.settings.chosen["compile"] = None if program is None else program.mode
+    session.plan = replace_fields(plan, program=program)
 
 
 def choose_device(device: str | torch.device) -> torch.device:
@@ -420,8 +441,8 @@ def check_arguments(ask: dict[str, Any], splits: Splits) -> None:
         raise SettingsError(f"keep_checkpoints={kept!r}: at least 2 are kept, so that a damaged newest one leaves another.")
     if ask["on_checkpoint_error"] not in ("stop", "retry"):
         raise SettingsError(f'on_checkpoint_error={ask["on_checkpoint_error"]!r} is not known. Use "stop" or "retry".')
-    if ask["compile"] is not None:
-        raise SettingsError(f"compile={ask['compile']!r}: compiled training is not built yet. Leave compile=None.")
+    if ask["compile"] not in compiled.WAYS:
+        raise SettingsError(f'compile={ask["compile"]!r} is not known. Use "step", "epoch", "auto" or None (eager).')
     if ask["step"] is not None:
         for key in ("part_size", "compute", "clip_norm", "clip_value"):
             if ask[key] is not None:

@@ -56,8 +56,10 @@ def prepare_again(
     session = prepare(ask, defaults)
     now = runs.environment(session.device)
     differing = [key for key in ("fivestep", "torch", "device", "device_name", "cpu_capability") if environment.get(key) != now[key]]
+    ways = {"compile": (recorded.chosen.get("compile"), session.settings.chosen.get("compile"))}
+    differing += [key for key, (was, is_now) in ways.items() if was != is_now]
     if differing:
-        told = ", ".join(f"{key} was {environment.get(key)} and is {now[key]}" for key in differing)
+        told = ", ".join("{} was {} and is {}".format(key, *ways.get(key, (environment.get(key), now.get(key)))) for key in differing)
         if not allow_inexact:
             raise SettingsError(f"Here the run would not end in the same bits: {told}. If that is fine: resume(folder, allow_inexact=True), --allow-inexact.")
         session.said.append(f"Exactness is not promised: {told}.")
@@ -69,6 +71,7 @@ def prepare_again(
         settings = replace_fields(recorded, asked=recorded.asked | {"epochs": epochs})
         fitted = [
             "the schedule" if training.schedule is not None and training.schedule.depends_on_epochs else None,
+            "whether compiling pays" if recorded.asked.get("compile") == "auto" else None,
             "when SWA begins" if training.average is not None and training.average.name == "SWA" else None,
             f"the validation after epoch {before}" if training.epoch >= before and before % ask["validate_every"] else None,
         ]
@@ -85,7 +88,7 @@ def prepare_again(
 def arguments_again(recorded: Settings, objects: dict[str, Any], defaults: dict[str, Any], verb: str = "resume") -> dict[str, Any]:
     """The arguments of `fit` from a run's record; `objects` are those that its folder cannot hold. What "auto" picked stays picked."""
     # `patience` would be another with another number of epochs.
-    picked = {key: recorded.chosen[key] for key in ("epochs", "batch_size", "patience", "keep") if key in recorded.chosen}
+    picked = {key: recorded.chosen[key] for key in ("epochs", "batch_size", "patience", "keep", "compile") if key in recorded.chosen}
     asked = dict(recorded.asked) | recorded.chosen.get("auto", {}) | picked
     for left_out in ("weights", "model_args", "folder", "name"):  # every weight comes from the checkpoint, the arguments from the recipe
         asked.pop(left_out, None)

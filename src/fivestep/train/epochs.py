@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fivestep import seeds
 from fivestep.data.batches import Batch, Batches
 from fivestep.errors import NonFiniteError
-from fivestep.train import loop
+from fivestep.train import compiled, loop
 from fivestep.train.averaging import Average
 from fivestep.train.events import EpochEnded, RunEnded, RunStarted
 from fivestep.train.stopping import Stopping
@@ -77,6 +77,7 @@ class Plan:
     frozen: Sequence[nn.Module] = ()  # modules whose parameters are all frozen stay in eval(): BatchNorm would go on learning
     observers: Sequence[Callable[[Any], None]] = ()
     facts: dict[str, Any] = field(default_factory=dict)  # the settings, as observers are told them
+    program: compiled.Program | None = None  # the steps as machine code, in chunks; None: eager
     after_step: Callable[[Training], bool] | None = None  # checkpoints and signals; True ends the run at this step
     after_epoch: Callable[[Training], bool] | None = None
 
@@ -93,12 +94,12 @@ def train(training: Training, plan: Plan) -> str:
     stopped = False
     batches_read = 0  # more than steps where a batch counts for nothing and is left out (every label ignored)
 
-    def after_step(loss: Any) -> bool:
+    def after_step(*losses: Any) -> bool:
         nonlocal stopped
-        training.step += 1
-        training.step_in_epoch = training.step_in_epoch + 1 if plan.split is None else batches_read
-        training.losses_in_epoch.append(loss)
-        stopped = plan.after_step(training)  # type: ignore[misc]
+        training.step += len(losses)
+        training.step_in_epoch = training.step_in_epoch + len(losses) if plan.split is None else batches_read
+        training.losses_in_epoch += losses
+        stopped = plan.after_step is not None and plan.after_step(training)
         return stopped
 
     def counted(batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -122,25 +123,32 @@ def train(training: Training, plan: Plan) -> str:
                 seeds.restore(training.streams)
             training.streams = None
             try:
-                losses = loop.train_epoch(
-                    training.model,
-                    plan.loss,
-                    training.optimizer,
-                    batches if plan.after_step is None or plan.split is None else counted(batches),
-                    step=training_step,
-                    split=plan.split,
-                    schedule=per_step,
-                    average=training.average if training.average is not None and training.average.name == "EMA" else None,
-                    after_step=after_step if plan.after_step is not None else None,
-                    compute=plan.compute,
-                    autocast=plan.autocast,
-                    scaler=training.scaler,
-                    clipping=plan.clipping,
-                    wait=plan.wait,
-                )
-            except loop.NonFiniteLoss:
+                if plan.program is not None:
+                    begin = training.step_in_epoch if batches else plan.batches.steps(training.epoch)
+                    losses = compiled.train_epoch(
+                        plan.program, plan.batches, training.epoch, begin, after_steps=after_step, schedule=per_step, wait=plan.wait
+                    )  # fmt: skip
+                else:
+                    losses = loop.train_epoch(
+                        training.model,
+                        plan.loss,
+                        training.optimizer,
+                        batches if plan.after_step is None or plan.split is None else counted(batches),
+                        step=training_step,
+                        split=plan.split,
+                        schedule=per_step,
+                        average=training.average if training.average is not None and training.average.name == "EMA" else None,
+                        after_step=after_step if plan.after_step is not None else None,
+                        compute=plan.compute,
+                        autocast=plan.autocast,
+                        scaler=training.scaler,
+                        clipping=plan.clipping,
+                        wait=plan.wait,
+                    )
+            except loop.NonFiniteLoss as found:
+                training.step, training.step_in_epoch = training.step + found.steps_before, training.step_in_epoch + found.steps_before
                 raise locate_non_finite(training, plan) from None
-            if plan.after_step is None:
+            if plan.after_step is None and plan.program is None:
                 training.step += len(losses)
                 training.losses_in_epoch = losses
             elif stopped:
@@ -299,7 +307,7 @@ def not_finite_rows(value: Any) -> Tensor | None:
 
 def locate_non_finite(training: Training, plan: Plan) -> NonFiniteError:
     """Read the batch again whose loss was not finite, and name the step, the first layer whose output is not finite, and the rows it was not finite for."""
-    done = training.step_in_epoch if plan.after_step is not None else None
+    done = training.step_in_epoch if plan.after_step is not None or plan.program is not None else None
     epoch = training.epoch
     before = training.optimizer.param_groups[0]["lr"]
     broken = next((name for name, parameter in training.model.named_parameters() if not bool(torch.isfinite(parameter).all())), None)

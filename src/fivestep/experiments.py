@@ -45,7 +45,7 @@ from fivestep.results.comparing import (
     pareto,
     signed,
 )
-from fivestep.results.measuring import Measurement, main_metric, measure
+from fivestep.results.measuring import Measurement, main_metric, measure, measure_all
 from fivestep.results.run import Run
 from fivestep.settings import record
 from fivestep.stacking import Group, Job
@@ -299,9 +299,14 @@ class Sweep:
                 say(f"  one after another after all: {told}")
                 group = replace(group, how="alone", reason=str(told))
             else:
-                for one in ended:
-                    run = workflow.finish(one.session, save=False)
-                    yield trial_of(one.job, run, one.status, one.reason, one.seconds, "stacked", self.metric, self.mode)
+                finished = [workflow.finish(one.session, save=False) for one in ended]
+                scored = [k for k, one in enumerate(ended) if one.status not in ("diverged", "pruned")]
+                if self.kind == "cross-validation":  # folds have other rows each, and are their own resamples
+                    measured = {k: measure(finished[k], self.metric, mode=self.mode, samples=0) for k in scored}
+                else:
+                    measured = dict(zip(scored, measure_all([finished[k] for k in scored], self.metric, mode=self.mode)))
+                for k, (one, run) in enumerate(zip(ended, finished)):
+                    yield trial_of(one.job, run, one.status, one.reason, one.seconds, "stacked", self.metric, measured.get(k))
                 return
         if group.how == "workers" and len(group.jobs) > 1:
             yield from self._in_workers(group, workers or 1, errors, say)

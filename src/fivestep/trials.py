@@ -21,7 +21,7 @@ from fivestep.errors import DataError, FindingsError, FivestepError, Interrupted
 from fivestep.pruning import Prune, Pruned, watcher
 from fivestep.results import runs
 from fivestep.results.comparing import finite
-from fivestep.results.measuring import Measurement, measure
+from fivestep.results.measuring import SAMPLES, Measurement, measure
 from fivestep.results.run import Run
 from fivestep.resuming import is_object
 from fivestep.stacking import Job
@@ -64,7 +64,8 @@ def fit_job(
             run = fit_in(None, None, make_model, job.splits, settings)
         else:
             run = fit_or_resume(make_model, job, folder, settings)
-        return trial_of(job, run, "done", "", clock.perf_counter() - began, "alone", metric, mode), None
+        measured = measure(run, metric, mode=mode, samples=0 if job.fold is not None else SAMPLES)  # folds are their own resamples
+        return trial_of(job, run, "done", "", clock.perf_counter() - began, "alone", metric, measured), None
     except Interrupted:
         raise
     except Pruned as told:
@@ -114,8 +115,8 @@ def objects_of(make_model: Any, path: Path, job: Job) -> dict[str, Any]:
     return objects | {"splits": job.splits}
 
 
-def trial_of(job: Job, run: Run, status: str, reason: str, seconds: float, how: str, metric: str, mode: str | None) -> Trial:
-    measured: Measurement | None = None if status in ("diverged", "pruned") else measure(run, metric, mode=mode)
+def trial_of(job: Job, run: Run, status: str, reason: str, seconds: float, how: str, metric: str, measured: Measurement | None) -> Trial:
+    """`measured` is the monitored score on validation rows, None where the training diverged or was left off."""
     value = None if measured is None else finite(measured.value)
     resampled = None if measured is None or measured.resampled is None else tuple(measured.resampled.tolist())
     if resampled is not None and not all(map(math.isfinite, resampled)):

@@ -17,6 +17,13 @@ from fivestep.checks.subject import Subject
 
 
 def shared_rows(probe: Probe, first: str, second: str) -> tuple[float, int] | None:
+    """As `find_shared_rows`, asked once for each pair of splits: three rules want to know."""
+    if (first, second) not in probe.shared:
+        probe.shared[first, second] = find_shared_rows(probe, first, second)
+    return probe.shared[first, second]
+
+
+def find_shared_rows(probe: Probe, first: str, second: str) -> tuple[float, int] | None:
     """The share (and number) of rows of `first` that stand in `second`: by original position where known, else by bits. None where it cannot be told."""
     one, other = probe.readable.get(first), probe.readable.get(second)
     if one is None or other is None or len(one) == 0:
@@ -32,13 +39,16 @@ def shared_rows(probe: Probe, first: str, second: str) -> tuple[float, int] | No
     # Judged on the training rows, whatever is compared: a column of forty values looks continuous in a split of eighty rows.
     if train is None or train.shape[1] != rows.shape[1] or not is_continuous(train):
         return None
-    if len(reference) < len(other):  # a copy can stand anywhere: all rows of one side, a part of the other
-        reference = probe.whole_flat(second)
-        assert reference is not None
-    # Sixteen varied columns find the candidates, all columns confirm them.
-    spread = numpy.abs(reference[:500] - reference[:1]).mean(0)
-    few = numpy.sort(numpy.argsort(-numpy.where(numpy.isfinite(spread), spread, 0))[:16])
-    keys, known = row_keys(rows[:, few]), row_keys(reference[:, few])
+    if second not in probe.known_rows:
+        if len(reference) < len(other):  # a copy can stand anywhere: all rows of one side, a part of the other
+            reference = probe.whole_flat(second)
+            assert reference is not None
+        # Sixteen varied columns find the candidates, all columns confirm them.
+        spread = numpy.abs(reference[:500] - reference[:1]).mean(0)
+        few = numpy.sort(numpy.argsort(-numpy.where(numpy.isfinite(spread), spread, 0))[:16])
+        probe.known_rows[second] = reference, few, row_keys(reference[:, few])
+    reference, few, known = probe.known_rows[second]
+    keys = row_keys(rows[:, few])
     common = numpy.isin(keys, known)
     if common.any() and len(few) < rows.shape[1]:
         candidates = numpy.isin(known, keys[common])

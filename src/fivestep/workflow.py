@@ -23,6 +23,7 @@ from fivestep.preparing import Session, prepare
 from fivestep.results import artifact as artifacts
 from fivestep.results import runs
 from fivestep.results.run import Model, Run
+from fivestep.results.verifying import verify_path
 from fivestep.resuming import prepare_again
 from fivestep.train import checkpoints
 from fivestep.train import epochs as training_epochs
@@ -254,9 +255,13 @@ def load(path: str | Path, model: Any = None, *, sha256: str | None = None) -> M
     return Model.from_artifact(found, model)
 
 
-def verify(path: str | Path) -> list[str]:
-    """Problems of an artifact or run folder, one text each; empty where it is sound."""
-    path = Path(path)
-    if (path / "model.fivestep").is_dir():
-        path = path / "model.fivestep"
-    return artifacts.verify_artifact(path)
+def verify(path: str | Path) -> list[Finding]:
+    """What is damaged or does not belong together in an artifact or a whole run folder; empty where all is sound, notes aside (RELIABILITY P5).
+
+    Each byte of each checkpoint and of the model is compared with its manifest, settings, findings, scores and history are read, and it is seen whether they
+    are of one run. Nothing is changed, and no lock is needed. Findings P08 to P14; severity "error" is damage. Raises MissingInputError where nothing is.
+
+    >>> fs.verify("runs/houses-0007")  # doctest: +SKIP
+    []
+    """
+    return verify_path(Path(path))

@@ -91,14 +91,18 @@ def read_settings(folder: Path) -> Settings:
 
 def append_history(folder: Path, row: dict[str, Any]) -> None:
     """One more line of history.jsonl. Not synced to the disk line by line (13 ms an epoch): what a resumed run needs stands in its checkpoint."""
-    finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
     with open(folder / "history.jsonl", "ab") as file:
-        file.write(files.write_json(finite, indent=None).rstrip(b"\n") + b"\n")
+        file.write(line_of(row))
+
+
+def line_of(row: dict[str, Any]) -> bytes:
+    """A row of history as a line of JSON, which has no word for NaN and infinity: null."""
+    return files.write_json({key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}, indent=None)
 
 
 def rewrite_history(folder: Path, rows: list[dict[str, Any]]) -> None:
     """history.jsonl cut back to what a checkpoint knows: no epoch stands there twice after a resume."""
-    files.write_atomic(folder / "history.jsonl", b"".join(files.write_json(row, indent=None) for row in rows))
+    files.write_atomic(folder / "history.jsonl", b"".join(map(line_of, rows)))
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:

@@ -185,15 +185,17 @@ def write(parent: Path, training: Training, facts: Mapping[str, Any], *, replace
     return files.publish(parent, name_of(training.step), contents, facts=places | dict(facts), replace=replace)
 
 
+def parsed(published: files.Published) -> tuple[dict[str, Tensor], Any]:
+    """(tensors, JSON) of a checkpoint's verified bytes, for `restore`. Raises ArtifactError."""
+    what = str(published.path / "state.safetensors")
+    found = tensors.state_from_bytes(published.contents["state.safetensors"], what=what, finite=False)
+    return found, files.read_json(published.contents["state.json"], limit=LIMIT, what=str(published.path / "state.json"))
+
+
 def read_newest(parent: Path) -> files.Newest:
     """The newest valid checkpoint; `.parsed` is (tensors, JSON) for `restore`. Damaged ones are set aside as `.bad` and told (C3)."""
 
-    def parse(published: files.Published) -> tuple[dict[str, Tensor], Any]:
-        what = str(published.path / "state.safetensors")
-        found = tensors.state_from_bytes(published.contents["state.safetensors"], what=what, finite=False)
-        return found, files.read_json(published.contents["state.json"], limit=LIMIT, what=str(published.path / "state.json"))
-
-    newest = files.newest_valid(parent, PREFIX, FILES, parse=parse)
+    newest = files.newest_valid(parent, PREFIX, FILES, parse=parsed)
     for path, reason in newest.damaged:
         warnings.warn(f"{path} is damaged and was passed over: {reason}", stacklevel=3)
     if newest.published is None:

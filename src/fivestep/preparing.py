@@ -44,7 +44,7 @@ from fivestep.settings import Settings, record
 from fivestep.train import checkpoints, loop
 from fivestep.train import precision as precisions
 from fivestep.train.averaging import make_average
-from fivestep.train.epochs import Plan, Training
+from fivestep.train.epochs import Plan, Training, infinite_by_design
 from fivestep.train.events import EpochEnded
 from fivestep.train.stopping import Stopping
 from fivestep.watch import console
@@ -280,6 +280,7 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
         watch_test=validate("test") if ask["watch_test"] and splits.test is not None and ask["step"] is None else None,
         frozen=frozen_modules,
         observers=observers,
+        may_be_infinite=infinite_by_design(module),
     )
     settings = Settings(asked_settings(arguments, defaults), chosen, data_record(splits), built.recipe)
     session = Session(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ from fivestep.results import runs
 from fivestep.results.run import Model, Run
 from fivestep.results.verifying import verify_path
 from fivestep.resuming import prepare_again
-from fivestep.train import checkpoints
+from fivestep.train import checkpoints, replaying
 from fivestep.train import epochs as training_epochs
 from fivestep.watch import console
 
@@ -98,12 +98,9 @@ def fit(
     session = prepare(arguments, defaults())
     try:
         with kept_on_disk(session) as keeper:
-            with keeper.listening() if keeper is not None else contextlib.nullcontext():
+            with keeper.listening() if keeper is not None else contextlib.nullcontext(), located_where_not_finite(session, keeper):
                 training_epochs.train(session.training, session.plan)
             return finish(session, keeper)
-    except NonFiniteError as error:
-        explain_non_finite(session, error)
-        raise
     finally:
         seeds.restore(before)
 
@@ -135,7 +132,7 @@ def resume(folder: str | Path, *, epochs: int | None = None, allow_inexact: bool
                 runs.write(folder, "settings.json", settings.to_json())
             runs.rewrite_history(folder, session.training.history)
             with kept_on_disk(session, locked=True) as keeper:
-                with keeper.listening() if keeper is not None else contextlib.nullcontext():
+                with keeper.listening() if keeper is not None else contextlib.nullcontext(), located_where_not_finite(session, keeper):
                     training_epochs.train(session.training, session.plan)
                 return finish(session, keeper)
         finally:
@@ -190,10 +187,19 @@ def check(model: Any, splits: Any, *, predict_rows: Any = None, **fit_settings: 
         return session.findings
 
 
-def explain_non_finite(session: Session, error: NonFiniteError) -> None:
-    """The error holds its finding (D03, L21 or T01) beside those of before the run."""
-    if session.checks is not None:
-        error.findings = [*session.findings, session.checks.non_finite(error)]
+@contextlib.contextmanager
+def located_where_not_finite(session: Session, keeper: Any) -> Iterator[None]:
+    """Where something stops being finite inside, the last good state is restored and the steps are replayed to find where (RELIABILITY P6)."""
+    parent = None if session.folder is None else session.folder / "checkpoints"
+    on_disk = parent is not None and parent.is_dir()
+    restore = replaying.newest_on_disk(session.training, parent) if on_disk else replaying.held_in_memory(session.training)  # type: ignore[arg-type]
+    try:
+        yield
+    except NonFiniteError as error:
+        exact = replaying.located(session.training, session.plan, error, restore, asked_to_stop=lambda: keeper is not None and keeper.signal is not None)
+        if session.checks is not None:  # beside the findings of before the run: D03, L21 or T01
+            exact.findings = [*session.findings, session.checks.non_finite(exact)]
+        raise exact from None
 
 
 def finish(session: Session, keeper: Any = None, *, save: bool = True) -> Run:
@@ -223,6 +229,7 @@ def finish(session: Session, keeper: Any = None, *, save: bool = True) -> Run:
         evaluate_loss=session.evaluate_loss,
         can_predict=session.can_predict,
         checks=session.checks,
+        may_be_infinite=session.plan.may_be_infinite,
     )
     if (
         ask["calibrate"]

@@ -79,7 +79,10 @@ DAMAGE = {
         lambda run: lines(run / "history.jsonl", lambda rows: [*rows, json.dumps(json.loads(rows[-1]) | {"epoch": 4, "step": 8})]),
         "P11",
     ),
-    "another loss in history": (lambda run: lines(run / "history.jsonl", lambda rows: [json.dumps(json.loads(rows[0]) | {"train_loss": 0.5}), *rows[1:]]), "P12"),
+    "another loss in history": (
+        lambda run: lines(run / "history.jsonl", lambda rows: [json.dumps(json.loads(rows[0]) | {"train_loss": 0.5}), *rows[1:]]),
+        "P12",
+    ),
     "edited settings": (lambda run: (run / "settings.json").write_text((run / "settings.json").read_text().replace("0.01", "0.03")), "P12"),
 }
 

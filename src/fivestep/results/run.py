@@ -25,6 +25,7 @@ from fivestep.results.predictor import ArrayRows, Predictor, as_source
 from fivestep.settings import Settings
 from fivestep.train import loop
 from fivestep.train import precision as precisions
+from fivestep.train.epochs import infinite_by_design
 
 SELF_TEST_ROWS = 8
 FUNCTION = "(a function)"
@@ -38,6 +39,7 @@ class Model:
 
     def __init__(self, predictor: Predictor, *, task: str | None, recipe: dict[str, Any], facts: dict[str, Any] | None = None):
         self._predictor, self._task, self._recipe, self.facts = predictor, task, recipe, facts or {}
+        self._stored_rows: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}  # the self-test of the artifact it was loaded from
 
     @classmethod
     def from_artifact(cls, found: Any, model: Any = None) -> Model:
@@ -72,6 +74,7 @@ class Model:
         predictor = Predictor(module.eval(), decoding, columns, int(found.facts["block"]), pick_of(found.facts.get("output")), head, autocast, dtype)
         loaded = cls(predictor, task=decoding.task, recipe=recipe, facts=found.facts)
         loaded._self_test(*found.self_test)
+        loaded._stored_rows = found.self_test
         return loaded
 
     def _self_test(self, inputs: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -218,11 +221,16 @@ class Model:
             self_test=self._self_test_rows(),
             facts=facts,
             card=self._card(),
+            may_be_infinite=self._infinite_buffers() & set(state),
             replace=replace,
         )
 
+    def _infinite_buffers(self) -> frozenset[str]:
+        """Buffers that hold infinities by design; of a loaded model all that do, as they were accepted when it was saved."""
+        return infinite_by_design(self.model)
+
     def _self_test_rows(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return {}, {}
+        return self._stored_rows
 
     def _card(self) -> str:
         return "# A model trained with fivestep\n"
@@ -254,11 +262,12 @@ class Run(Model):
         evaluate_loss: Callable[[str], float | None],
         can_predict: bool = True,
         checks: Any = None,
+        may_be_infinite: frozenset[str] | None = None,
     ):
         super().__init__(predictor, task=task, recipe=recipe)
         self.splits, self.history, self.settings, self.findings, self.folder = splits, history, settings, findings, folder
         self._metrics, self._encoded, self._targets, self._seed, self._watched_test = metrics, encoded, targets_in_unit, seed, watched_test
-        self._evaluate_loss, self.can_predict, self._checks = evaluate_loss, can_predict, checks
+        self._evaluate_loss, self.can_predict, self._checks, self._may_be_infinite = evaluate_loss, can_predict, checks, may_be_infinite
         self.facts = {
             "rows": {name: len(source) for name, source in encoded.items()},
             "kind": splits.train.data.kind,
@@ -312,6 +321,10 @@ class Run(Model):
 
     def _add_findings(self, found: list[Any]) -> None:
         self.findings += [finding for finding in found if finding.code not in {known.code for known in self.findings}]
+
+    def _infinite_buffers(self) -> frozenset[str]:
+        """Those that held infinities before the first step; what training made infinite is never saved."""
+        return super()._infinite_buffers() if self._may_be_infinite is None else self._may_be_infinite
 
     def calibrate(self) -> float:
         """Fit a temperature on validation and keep it where it helps; returns it (1.0: left as it was)."""

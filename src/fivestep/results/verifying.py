@@ -84,7 +84,9 @@ def verify_run(folder: Path) -> list[Finding]:
     environment = read("environment.json", lambda table: table["torch"] and table)
     if environment is None and not (folder / "environment.json").exists():
         found.append(
-            Finding("P10", "error", f"{folder} holds no environment.json", {"path": str(folder)}, "Whether the bits can be had again is unknown.", "Restore it.")
+            Finding(
+                "P10", "error", f"{folder} holds no environment.json", {"path": str(folder)}, "Whether the bits can be had again is unknown.", "Restore it."
+            )
         )
     read("findings.json", lambda table: [Finding.from_json(row) for row in table])
     read("scores.json", Scores.from_json)
@@ -145,7 +147,9 @@ def verify_checkpoints(folder: Path, settings: Settings | None, history: list[di
             for problem in problems:
                 damaged += 1
                 found.append(
-                    Finding("P09", "error", problem, {"path": str(path)}, "A resume passes over it and repeats the steps since the one before.", "None is needed.")
+                    Finding(
+                        "P09", "error", problem, {"path": str(path)}, "A resume passes over it and repeats the steps since the one before.", "None is needed."
+                    )
                 )
             if not problems:
                 newest = path
@@ -157,7 +161,9 @@ def verify_checkpoints(folder: Path, settings: Settings | None, history: list[di
             found.append(Finding("P14", "note", f"{printable(str(path), 300)} was not written by fivestep", {"path": str(path)}, "", "Move it away."))
     if newest is None and entries:
         found.append(
-            Finding("P09", "error", f"{parent} holds no valid checkpoint ({damaged} damaged)", {"path": str(parent)}, "The run cannot go on.", "Start a new run.")
+            Finding(
+                "P09", "error", f"{parent} holds no valid checkpoint ({damaged} damaged)", {"path": str(parent)}, "The run cannot go on.", "Start a new run."
+            )
         )
     return newest
 

@@ -176,9 +176,9 @@ def name_of(step: int) -> str:
     return f"{PREFIX}{step:012d}"
 
 
-def write(parent: Path, training: Training, facts: Mapping[str, Any], *, replace: bool = False) -> Path:
-    """The folder of a new checkpoint, durable when this returns. Raises StorageError, with nothing changed; NonFiniteError where a weight is not finite."""
-    check_weights(training, [])
+def write(parent: Path, training: Training, facts: Mapping[str, Any], *, replace: bool = False, may_be_infinite: frozenset[str] = frozenset()) -> Path:
+    """The folder of a new checkpoint, durable when this returns. Raises StorageError, with nothing changed; NonFiniteError where weights or state are not finite."""
+    check_weights(training, [], may_be_infinite)
     state_tensors, entry = capture(training)
     contents = {"state.safetensors": tensors.StateWriter(state_tensors), "state.json": files.write_json(entry, indent=None)}
     places = {"step": training.step, "epoch": training.epoch, "step_in_epoch": training.step_in_epoch}
@@ -307,7 +307,7 @@ class Keeper:
 
     def _write(self, training: Training, *, replace: bool = False) -> None:
         try:
-            write(self.parent, training, self.facts, replace=replace)
+            write(self.parent, training, self.facts, replace=replace, may_be_infinite=self.plan.may_be_infinite)
         except (SettingsError, ValueError) as error:
             if isinstance(error, FivestepError) and not isinstance(error, StorageError):
                 error.args = (f"{error.args[0]} Or train without checkpoints: checkpoint=None.", *error.args[1:])

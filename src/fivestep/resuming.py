@@ -66,12 +66,15 @@ def prepare_again(
     session = prepare(ask, defaults)
     now = runs.environment(session.device)
     differing = [key for key in ("fivestep", "torch", "device", "device_name", "cpu_capability") if environment.get(key) != now[key]]
-    if differing:
-        told = ", ".join(f"{key} was {environment.get(key)} and is {now[key]}" for key in differing)
+    unheld = checkpoints.restore(session.training, *newest.parsed)
+    reasons = [f"{key} was {environment.get(key)} and is {now[key]}" for key in differing] + environment.get("inexact", [])
+    if unheld and not environment.get("inexact"):
+        reasons.append(f"{', '.join(unheld[:4])} had changed and could not be held in the checkpoint")
+    if reasons:
+        told = "; ".join(reasons)
         if not allow_inexact:
             raise SettingsError(f"Here the run would not end in the same bits: {told}. If that is fine: resume(folder, allow_inexact=True), --allow-inexact.")
         session.said.append(f"Exactness is not promised: {told}.")
-    checkpoints.restore(session.training, *newest.parsed)
     training = session.training
     session.said.append(f"Going on after step {training.step} (epoch {training.epoch + 1}), from {newest.published.path}.")
     settings = recorded

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace as replace_fields
 from pathlib import Path
+from signal import Signals
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from fivestep import files, seeds
-from fivestep.errors import FindingsError, NonFiniteError, UsageError
+from fivestep.errors import FindingsError, Interrupted, NonFiniteError, UsageError
 from fivestep.model import building, models
 from fivestep.preparing import Session, prepare
 from fivestep.results import artifact as artifacts
@@ -25,7 +26,7 @@ from fivestep.results import runs
 from fivestep.results.run import Model, Run
 from fivestep.results.verifying import verify_path
 from fivestep.resuming import prepare_again
-from fivestep.train import checkpoints, replaying
+from fivestep.train import checkpoints, replaying, signals
 from fivestep.train import epochs as training_epochs
 from fivestep.watch import console
 
@@ -95,12 +96,13 @@ def fit(
     """
     arguments = dict(locals())
     before = seeds.capture()  # the global generators belong to the user: given back as they were found
-    session = prepare(arguments, defaults())
     try:
-        with kept_on_disk(session) as keeper:
-            with keeper.listening() if keeper is not None else contextlib.nullcontext(), located_where_not_finite(session, keeper):
-                training_epochs.train(session.training, session.plan)
-            return finish(session, keeper)
+        with stopped_by_signals(folder) as heard:
+            session = heard.session = prepare(arguments, defaults())
+            with kept_on_disk(session) as keeper:
+                with heard.polled_by(keeper), located_where_not_finite(session, keeper):
+                    training_epochs.train(session.training, session.plan)
+                return finish(session, keeper)
     finally:
         seeds.restore(before)
 
@@ -118,7 +120,7 @@ def resume(folder: str | Path, *, epochs: int | None = None, allow_inexact: bool
     folder = Path(folder)
     recorded = runs.read_settings(folder)
     before, threads = seeds.capture(), torch.get_num_threads()
-    with files.Lock(folder):
+    with files.Lock(folder), stopped_by_signals(folder) as heard:
         try:
             settings, session, finished = prepare_again(folder, recorded, epochs, allow_inexact, objects, defaults())
             if finished:
@@ -132,7 +134,8 @@ def resume(folder: str | Path, *, epochs: int | None = None, allow_inexact: bool
                 runs.write(folder, "settings.json", settings.to_json())
             runs.rewrite_history(folder, session.training.history)
             with kept_on_disk(session, locked=True) as keeper:
-                with keeper.listening() if keeper is not None else contextlib.nullcontext(), located_where_not_finite(session, keeper):
+                heard.session = session
+                with heard.polled_by(keeper), located_where_not_finite(session, keeper):
                     training_epochs.train(session.training, session.plan)
                 return finish(session, keeper)
         finally:
@@ -143,6 +146,51 @@ def resume(folder: str | Path, *, epochs: int | None = None, allow_inexact: bool
 def defaults() -> dict[str, Any]:
     """The arguments of `fit` as they are where nothing is said."""
     return {name: parameter.default for name, parameter in inspect.signature(fit).parameters.items()}
+
+
+class Heard:
+    """What a signal finds: the session, once there is one, and the listener."""
+
+    def __init__(self, listener: signals.Listener):
+        self.listener = listener
+        self.session: Session | None = None
+
+    def polled_by(self, keeper: Any) -> contextlib.AbstractContextManager[None]:
+        """While the keeper looks at each step's edge a signal only sets a flag; without a keeper nothing could be saved, and it ends the run at once."""
+        if keeper is None:
+            return contextlib.nullcontext()
+        keeper.heard = self.listener
+        return self.listener.polling()
+
+
+@contextlib.contextmanager
+def stopped_by_signals(folder: Any) -> Iterator[Heard]:
+    """SIGTERM and SIGINT end what is inside with Interrupted, which says what stands and how to go on (RELIABILITY P2). Where nothing is written they are left
+    to the caller: `folder=None` must not take Ctrl-C away from a notebook."""
+    if folder is None:
+        yield Heard(signals.Listener())
+        return
+    with signals.listening() as listener:
+        heard = Heard(listener)
+        try:
+            yield heard
+        except signals.StopSignal as stop:
+            raise Interrupted(what_stands(heard.session, stop.number), exit_code=128 + stop.number) from None
+
+
+def what_stands(session: Session | None, number: int) -> str:
+    """The sentence for a signal that came before the first step, after the last one, or into a run without checkpoints."""
+    name = Signals(number).name
+    if session is None or session.folder is None:
+        return f"Stopped by {name} before the first step; nothing was trained or lost. Start it again."
+    training, parent = session.training, session.folder / "checkpoints"
+    if not parent.is_dir():
+        return (
+            f"Stopped by {name} after step {training.step}. Nothing of it was saved, as checkpoint=None. Start it again, with checkpoint='5min' for instance."
+        )
+    done = not training.unvalidated and (training.epoch >= session.plan.epochs or training.stopping.done)
+    left = "Training is done, its scores and model are not saved yet" if done else f"It had come to step {training.step}"
+    return f"Stopped by {name}. {left}; the checkpoints stand in {parent}. Go on with: fivestep resume {session.folder}"
 
 
 @contextlib.contextmanager
@@ -196,7 +244,7 @@ def located_where_not_finite(session: Session, keeper: Any) -> Iterator[None]:
     try:
         yield
     except NonFiniteError as error:
-        exact = replaying.located(session.training, session.plan, error, restore, asked_to_stop=lambda: keeper is not None and keeper.signal is not None)
+        exact = replaying.located(session.training, session.plan, error, restore, asked_to_stop=lambda: keeper is not None and keeper.heard.number is not None)
         if session.checks is not None:  # beside the findings of before the run: D03, L21 or T01
             exact.findings = [*session.findings, session.checks.non_finite(exact)]
         raise exact from None

@@ -20,6 +20,7 @@ from fivestep import seeds
 from fivestep.data.batches import Batch, Batches
 from fivestep.errors import NonFiniteError
 from fivestep.train import loop
+from fivestep.train.attributes import Attributes
 from fivestep.train.averaging import Average
 from fivestep.train.events import EpochEnded, RunEnded, RunStarted
 from fivestep.train.stopping import Stopping
@@ -51,6 +52,7 @@ class Training:
     best_epoch: int = 0  # counts from 1; 0: none yet
     test_looks: int = 0
     unvalidated: bool = False  # the epoch that is completed still waits for its validation: a signal came meanwhile
+    attributes: Attributes | None = None  # what model, loss and the user's objects keep beside parameters and buffers
     streams: dict[str, Any] | None = None  # the random streams in the middle of an epoch, from a checkpoint: given back last, before the next step
 
 

@@ -178,7 +178,7 @@ class Watch:
         self.training, self.plan = training, plan
         self.number = 0  # of the batch in its epoch
         self.batch: Batch | None = None
-        self.where = (0, 0)  # the first row of the part in its batch, and how many it has
+        self.where: tuple[int, int] = (0, 0)  # the first row of the part in its batch, and how many it has
         self.step = 0
         self.usual: set[tuple[str, str | None]] = set()
         self.seen: list[tuple[str, str | None, Tensor | None, tuple[int, int]]] = []
@@ -213,7 +213,7 @@ class Watch:
 
         class Remembered:
             def epoch(self, n: int, start: int = 0) -> Iterator[Batch]:
-                for watch.number, batch in enumerate(inner.epoch(n, start), start):  # noqa: B007  the loop sets it
+                for watch.number, batch in enumerate(inner.epoch(n, start), start):
                     watch.batch = batch
                     yield batch
 

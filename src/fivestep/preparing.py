@@ -72,7 +72,7 @@ class Session:
     folder: Path | None
     encoded: dict[str, Any]
     targets_in_unit: Callable[[str], Tensor | None]
-    evaluate_loss: Callable[[str], float | None]
+    evaluate_loss: Callable[[str], float | tuple[Tensor, Tensor] | None]
     findings: list[Finding] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     started: float = field(default_factory=clock.perf_counter)
@@ -240,13 +240,18 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     def targets_in_unit(part_name: str) -> Tensor | None:
         return true_targets(splits, splits.part(part_name), encoded[part_name])
 
-    def evaluate_loss(part_name: str) -> float | None:
-        """The loss on all rows of a split, with the weights that were kept; None where the user's step= has no loss of ours."""
+    def evaluate_loss(part_name: str) -> float | tuple[Tensor, Tensor] | None:
+        """The loss on a split with the weights that were kept: by row where the loss gives a value per row, else one number; None where step= has none of ours."""
         if ask["step"] is not None:
             return None
         source = encoded[part_name]
-        batches = evaluation_batches(source, evaluation_rows(source), device, dtype)
-        return loop.evaluate(module, objective, batches, weigh=weigh, compute=ask["compute"], autocast=autocast)[0]
+        batches = partial(evaluation_batches, source, evaluation_rows(source), device, dtype)
+        value, kept = loop.evaluate(module, objective, batches(), weigh=weigh, compute=ask["compute"], autocast=autocast, keep_outputs=not own_step)
+        with torch.no_grad():
+            rows = [losses.by_row(raw_loss, pick(outputs) if pick else outputs, batch.targets, batch.weights) for outputs, batch in zip(kept, batches())]
+        if not rows or any(row is None for row in rows):
+            return value
+        return torch.cat([totals for totals, _ in rows]), torch.cat([counts for _, counts in rows])
 
     average = make_average(ask["average"], module if loss_module is None else nn.ModuleList([module, loss_module]))
     training = Training(
@@ -416,8 +421,8 @@ def data_record(splits: Splits) -> dict[str, Any]:
 def run_stem(splits: Splits, model: Any) -> str:
     """What the run's folder is called before its number: the file's name, else the model's."""
     data = splits.train.data
-    if data.kind in ("table", "images") and Path(data.origin).suffix:
-        return Path(data.origin).stem
+    if data.kind in ("table", "images") and (Path(data.origin).suffix or Path(data.origin).is_dir()):
+        return Path(data.origin).stem or Path(data.origin).resolve().name
     return (model if isinstance(model, str) else getattr(model, "__name__", type(model).__name__)).lower()
 
 

@@ -96,20 +96,26 @@ def prepare_again(
 
 
 def splits_again(recorded: dict[str, Any]) -> Splits:
-    """The splits of a run from its record, where its data was one file or folder."""
-    options = {key: value for key, value in recorded["split_options"].items() if key != "given"}
-    if (
-        recorded["kind"] not in ("table", "images")
-        or recorded["split_options"].get("given")
-        or (not Path(recorded["source"]).suffix and recorded["kind"] == "table")
-    ):
-        raise UsageError("The data of this run did not come from one file, so it must be given again: resume(folder, splits=...).")
-    if not Path(recorded["source"]).exists():
-        raise MissingInputError(
-            f"The data of this run was {recorded['source']}, and it is not there. Put it back, or give the data: resume(folder, splits=...)."
-        )
-    make = Data.table if recorded["kind"] == "table" else Data.images
-    return make(recorded["source"], **recorded["options"]).split(**options)
+    """The splits of a run from its record, where its data was one file or folder, or one for each split. Raises UsageError where it was not, MissingInputError."""
+    options = dict(recorded["split_options"])
+    own_files = options.pop("given", False)
+
+    def read_again(source: str, how: dict[str, Any]) -> Data:
+        if recorded["kind"] not in ("table", "images") or (recorded["kind"] == "table" and not Path(source).suffix):
+            raise UsageError(
+                "The data of this run did not come from a file, so it must be given again: resume(folder, splits=...); or name a file to evaluate."
+            )
+        if not Path(source).exists():
+            raise MissingInputError(f"The data of this run was {source}, and it is not there. Put it back, or give the data: resume(folder, splits=...).")
+        return (Data.table if recorded["kind"] == "table" else Data.images)(source, **how)
+
+    train = read_again(recorded["source"], recorded["options"])
+    if not own_files:
+        return train.split(**options)
+    parts = {
+        name: part if isinstance(part, float) else read_again(part["source"], part["options"]) for name, part in options.items() if name in ("val", "test")
+    }
+    return Splits(train, **parts, seed=options["seed"])
 
 
 def is_object(value: Any) -> bool:

@@ -225,8 +225,9 @@ def test_files_that_come_split_and_the_next_command_they_get(here, capsys):
     for name, part in (("train.csv", rows[:140]), ("val.csv", rows[140:170]), ("test.csv", rows[170:])):
         write(name, part)
     code, out, _ = shell(capsys, "fit", "train.csv", "--val", "val.csv", "--test", "test.csv", "--target", "price", "--epochs", "2", "--name", "three")
-    assert code == 0 and "val: 30 rows" in out and "fivestep evaluate runs/three test.csv" in out
-    assert shell(capsys, "evaluate", "runs/three", "test.csv")[0] == 0
+    assert code == 0 and "val: 30 rows" in out and "fivestep evaluate runs/three --split test" in out
+    code, out, _ = shell(capsys, "evaluate", "runs/three", "--split", "test", "--json")
+    assert code == 0 and json.loads(out)["num_rows"] == len(rows) - 170 and json.loads(out)["looks"] == 1
 
 
 def test_a_class_of_ones_own_and_a_config_give_the_same_weights_again(here, capsys):

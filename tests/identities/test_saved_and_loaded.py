@@ -60,3 +60,21 @@ def test_images_saved_and_loaded_predict_the_same_bits(tmp_path):
     run = fs.fit("cnn", fs.Data.images(x, y).split(stratify=True), **SETTINGS)
     run.save(tmp_path / "m.fivestep")
     assert torch.equal(run._predictor.outputs(run._encoded["test"]), fs.load(tmp_path / "m.fivestep")._predictor.outputs(run._encoded["test"]))
+
+
+@pytest.mark.parametrize(
+    "loss", [{"name": "AdaptiveLogSoftmaxWithLoss", "in_features": 5, "n_classes": 7, "cutoffs": [3]}, {"name": "LinearCrossEntropyLoss", "in_features": 5, "num_classes": 7}], ids=lambda spec: spec["name"]
+)  # fmt: skip
+def test_a_built_in_model_whose_loss_holds_the_last_layer_predicts_the_same_bits_when_it_is_loaded(tmp_path, loss):
+    if not hasattr(nn, loss["name"]):
+        pytest.skip(f"this torch has no {loss['name']}")
+    x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    splits = fs.Data.arrays(x, (x[:, 0] > 0).long() * 5 + (x[:, 1] > 0).long()).split(seed=0)
+    run = fs.fit("mlp", splits, model_args={"num_outputs": 5}, loss=loss, epochs=2, folder=tmp_path, quiet=True, checks=False)
+    again = fs.load(run.folder)
+    assert again.predict(x).equal(run.predict(x))
+    run.save(tmp_path / "plain.safetensors")
+    from safetensors.torch import load_file
+
+    plain = load_file(tmp_path / "plain.safetensors")
+    assert any(name.startswith("loss:") for name in plain) and all(plain[name].equal(tensor) for name, tensor in run.model.state_dict().items())

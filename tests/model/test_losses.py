@@ -533,3 +533,18 @@ def test_a_decoding_that_means_nothing_is_refused(change):
 def test_what_is_no_decoding_is_refused(entry):
     with pytest.raises(ArtifactError):
         Decoding.from_json(entry)
+
+
+@pytest.mark.parametrize(("name", "arguments"), VARIANTS, ids=lambda value: value if isinstance(value, str) else "-".join(value))
+def test_what_every_row_adds_is_torchs_own_mean(name, arguments):
+    own, outputs, targets = case(name)
+    outputs = ending(name, outputs)
+    loss = make_loss({"name": name, **own, **arguments})
+    found = losses.by_row(loss, outputs, targets)
+    if name in ("CTCLoss", "TripletMarginLoss", "TripletMarginWithDistanceLoss") or arguments.get("reduction") in ("sum", "batchmean"):
+        assert found is None
+        return
+    assert found is not None
+    totals, counts = found
+    assert len(totals) == len(counts) == len(targets[0])
+    torch.testing.assert_close(totals.sum() / counts.sum(), losses.call_loss(loss, outputs, targets).detach().double(), rtol=1e-5, atol=1e-6)

@@ -692,3 +692,13 @@ def test_directions():
     assert [direction(name) for name in up] == ["max"] * len(up)
     assert [direction(name) for name in down] == ["min"] * len(down)
     assert direction("cosine") is None and direction("mine") is None
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_of_no_error_among_few_rows_the_accuracys_interval_is_no_point(right):
+    targets = torch.arange(30) % 3
+    probabilities = torch.nn.functional.one_hot(targets if right else (targets + 1) % 3, 3).double()
+    found = score("multiclass", probabilities, targets)["accuracy"]
+    rare = 1 - 0.025 ** (1 / 30)  # Clopper and Pearson's bound for 0 of 30
+    assert (found.low, found.high) == pytest.approx((1 - rare, 1) if right else (0, rare))
+    assert "all resamples agree" in (score("multiclass", probabilities, targets)["balanced_accuracy"].note or "")

@@ -82,8 +82,8 @@ def fit(
         print(f"\nrun    {run.folder}\nmodel  {run.folder}/model.fivestep")
         own = f" --model {model or named_model}" if ".py:" in str(model or named_model) else ""
         commands = [] if Path(data).is_dir() else [f"fivestep predict {run.folder} NEW.csv -o out.csv{own}"]
-        if splits.test is not None and not (test and Path(test).is_dir()):
-            commands.append(f"fivestep evaluate {run.folder} {test}{own}" if test else f"fivestep evaluate {run.folder} --split test{own}")
+        if splits.test is not None:
+            commands.append(f"fivestep evaluate {run.folder} --split test{own}")
         if commands:
             print("next   " + "\n       ".join(commands))
 
@@ -264,7 +264,8 @@ def put_together(config: str | None, assignments: list[str] | None, **given: Any
         settings.put(table, path, value)
     table |= {key: value for key, value in given.items() if value is not None}
     data = dict(recorded.get("options", {})) | dict(table.pop("data", {}))
-    split = {key: value for key, value in recorded.get("split_options", {}).items() if key != "given"} | dict(table.pop("split", {}))
+    earlier = recorded.get("split_options", {})
+    split = ({"seed": earlier["seed"]} if earlier.get("given") else earlier) | dict(table.pop("split", {}))
     if isinstance(data.get("missing"), (str, int)):
         data["missing"] = [str(data["missing"])]
     if isinstance(data.get("drop"), str):
@@ -435,19 +436,13 @@ def check_output(target: Path, file: str) -> None:
 
 def evaluate_split(path: Path, loaded: Any, split: str) -> Any:
     """A split of a run's own data: the file is read and split again as recorded, and must be the same file."""
-    from fivestep.data.data import Data
     from fivestep.results import runs
+    from fivestep.resuming import splits_again
 
     if not (path / "settings.json").exists():
         raise UsageError("An artifact knows no splits; name a file: fivestep evaluate MODEL FILE")
     recorded = runs.read_settings(path).data
-    if recorded["kind"] not in ("table", "images") or recorded["split_options"].get("given"):
-        raise UsageError("The data of this run did not come from one file, so it cannot be split again here. Name the file: fivestep evaluate RUN FILE")
-    if not Path(recorded["source"]).exists():
-        raise MissingInputError(f"The data of this run was {recorded['source']}, and it is not there any more.")
-    options = recorded["options"]
-    data = Data.table(recorded["source"], **options) if recorded["kind"] == "table" else Data.images(recorded["source"], **options)
-    splits = data.split(**recorded["split_options"])
+    splits = splits_again(recorded)
     if splits.fingerprint != recorded["fingerprint"]:
         raise DataError(
             f"{recorded['source']} has changed since this run: its rows or their split are not those the model was trained on. A score on it would not be honest."

@@ -260,7 +260,9 @@ class Splits:
         for part in parts[1:]:
             if part is not None and part.data.kind != train.kind:
                 raise DataError(f"The {part.name} data is {part.data.kind}, the training data {train.kind}. All parts must be of one kind.")
-        self._set(parts, how=None, options={"given": True, "seed": seed}, groups=None, times=None)
+        given = {part.name: {"source": part.data.origin, "options": part.data.options} for part in parts[1:] if part is not None and part.data is not train}
+        options = {"given": True, "seed": seed} | ({"val": val} if isinstance(val, float) else {}) | given
+        self._set(parts, how=None, options=options, groups=None, times=None)
 
     @classmethod
     def _of(cls, parts: list[Part | None], *, how: SplitIndices, options: dict[str, Any], groups: Any, times: Any) -> Splits:

@@ -129,6 +129,8 @@ _KINDS: dict[str, LossKind] = {
     "TripletMarginWithDistanceLoss": _TRIPLET,
 }
 
+LOSS_PREFIX = "loss:"  # before the names of the weights of a loss that has its own, where they stand beside the model's
+
 LOSSES: dict[str, LossKind] = {name: kind for name, kind in _KINDS.items() if hasattr(nn, name)}  # LinearCrossEntropyLoss came with torch 2.13
 
 # torch.nn.functional has the same losses as functions; one of them given as `loss=` is understood as its class with the same arguments.
@@ -342,6 +344,41 @@ def mean_with_weights(loss: Loss, outputs: Outputs, targets: Sequence[Tensor], w
     weights multiply the sample weight, as in torch's mean. Raises SettingsError where the loss does not return a value per example.
     """
     return feed(loss, weighted=True)(outputs, targets, weights)
+
+
+def by_row(loss: Loss, outputs: Outputs, targets: Sequence[Tensor], weights: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
+    """`(totals, counts)`, float64 (n,) each: what every example adds to the loss and to what its mean is over, so the loss is `totals.sum() / counts.sum()`.
+
+    None where a loss gives no value per example: a sum, "batchmean", lengths of its own (CTC), no target, or a function of the user's.
+
+    >>> totals, counts = by_row(nn.MSELoss(), torch.tensor([[1.0], [2.0]]), (torch.tensor([[0.0], [5.0]]),))
+    >>> totals.tolist(), counts.tolist()
+    ([1.0, 9.0], [1.0, 1.0])
+    """
+    kind, name = kind_of(loss), loss_name(loss)
+    if kind is None or not isinstance(loss, nn.Module) or kind.mean_over == "lengths" or not targets or not targets[0].dim():
+        return None
+    if name == "AdaptiveLogSoftmaxWithLoss":
+        values = _values_of_adaptive(loss)(outputs, targets)
+    else:
+        if _option(loss, "reduction", "mean") not in ("mean", "none"):
+            return None
+        single = copy.copy(loss)  # its parameters and buffers are the loss's own
+        single.reduction = "none"
+        values = call_loss(single, outputs, targets)
+    target = targets[0]
+    if not isinstance(values, Tensor) or not values.dim() or len(values) != len(target):
+        return None
+    totals = values.to(_exact(values)).reshape(len(values), -1)
+    if kind.mean_over == "labels" and not target.is_floating_point():
+        counts = _label_weights(loss, target).to(totals.dtype).reshape(len(values), -1).sum(1)
+        totals = totals.sum(1)
+    else:  # an example of several values: their mean where examples are weighed, else each of them counts
+        counts = totals.new_full((len(values),), 1.0 if weights is not None else totals.shape[1])
+        totals = totals.mean(1) if weights is not None else totals.sum(1)
+    if weights is not None:
+        totals, counts = totals * weights.to(totals), counts * weights.to(totals)
+    return totals.cpu().double(), counts.cpu().double()
 
 
 def _values_of_adaptive(loss: Loss) -> Callable[..., Tensor]:

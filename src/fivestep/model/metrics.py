@@ -155,6 +155,10 @@ def score(
 def bounds_of(metric: Metric, value: float, resampled: Tensor, units: Units) -> tuple[float, float] | None:
     """The 95 % interval of a metric from its resamples."""
     bounds = interval(resampled, units.num_independent)
+    if bounds is not None and bounds[0] == bounds[1] and metric is METRICS["accuracy"] and value in (0.0, 1.0):
+        # All right, or all wrong: every resample is too, and the bootstrap's interval is a point. The exact one of Clopper and Pearson (1934) is not.
+        unseen = 1 - 0.025 ** (1 / units.num_independent)
+        return (1 - unseen, 1.0) if value else (0.0, unseen)
     if bounds is None or not metric.reflected:
         return bounds
     # Noise makes every bin look miscalibrated, in each resample once more than in the value: percentiles lie too high. Mirrored at the value they lie as
@@ -182,6 +186,8 @@ def _note(
         parts.append(f"no interval: one call takes over {SLOW_CALL_SECONDS} s and {CALLS} would be needed")
     elif resampled is None and (evidence.finite or metric.of_outputs):
         parts.append(f"no interval: {FEWEST_CALLS} calls on {evidence.num_rows:,} rows would gather too much")
+    elif bounds is not None and bounds[0] == bounds[1]:
+        parts.append("all resamples agree, so the interval cannot show what rows unlike these would change")
     elif bounds is None and resampled is not None:
         parts.append("no interval: " + (f"there is only 1 of {units.kind}" if units.num_independent < 2 else "most resamples give no finite value"))
     return "; ".join(parts) or None

@@ -115,7 +115,7 @@ def make_optimizer(
 ) -> Any:
     """The optimizer of a model: torch's own, or `Optimizers` where `spec` names several. Frozen parameters are left out, those of `loss` are included.
 
-    `spec`: None or "auto" (AdamW), a torch name, a class, a table `{"name": either, **arguments}`, a function `optimizer(model)`, or a table without "name" from
+    `spec`: None or "auto" (AdamW), a torch name, a class, a table `{"name": either, **arguments}` (without "name": arguments of AdamW), a function `optimizer(model)`, or a table without "name" from
     name patterns to any of these: the first match takes a parameter, and every parameter must be taken. A pattern without `*` is a submodule (or a parameter).
     "Muon" alone gives hidden matrices to Muon and the rest to AdamW (see `hidden_matrices`). The loss's parameters are called `loss:name` in patterns.
     `lr` is for all optimizers that do not name their own; "auto" and None take `RATES`. `groups` are parameter groups: `{"backbone.*": {"lr": 1e-5}}`.
@@ -135,6 +135,8 @@ def make_optimizer(
         _matching(pattern, named, model, "groups")
     device = torch.device(device)
     spec = "AdamW" if spec is None or spec == "auto" else spec
+    if isinstance(spec, Mapping) and spec and set(spec) <= set(inspect.signature(torch.optim.AdamW).parameters) - {"params"}:
+        spec = {"name": "AdamW", **spec}  # arguments alone are those of the optimizer that "auto" takes
     if isinstance(spec, Mapping) and "name" not in spec:
         optimizer = _several(spec, named, model, rate, groups, device)
     else:
@@ -217,7 +219,10 @@ def _several(table: Mapping[str, Any], named: Named, model: nn.Module, rate: Any
     if not table:
         raise SettingsError('optimizer={} names no optimizer. Write {"name": "SGD", "momentum": 0.9}, or patterns: {"body.*.weight": "Muon", "*": "AdamW"}.')
     if not any(isinstance(value, (str, Mapping)) or callable(value) for value in table.values()):
-        raise SettingsError(f'optimizer={dict(table)!r} has no "name". Write it as {{"name": "SGD", "momentum": 0.9}}.')
+        raise SettingsError(
+            f'optimizer={dict(table)!r} has no "name", and {", ".join(table)} is no argument of AdamW, which is taken where none is named. '
+            'Write {"name": "SGD", "momentum": 0.9}; in the shell --set optimizer.name=SGD --set optimizer.momentum=0.9.'
+        )
     left, made = list(named), {}
     for pattern, spec in table.items():
         matching = _matching(pattern, named, model, "optimizer")

@@ -141,7 +141,11 @@ class Scores(Mapping[str, Score]):
         return line
 
     def _footnotes(self) -> list[str]:
-        notes = [f"{score.name}: {score.note}" for score in self.scores if score.note] + list(self.notes)
+        names_by_note: dict[str, list[str]] = {}
+        for score in self.scores:
+            if score.note:
+                names_by_note.setdefault(score.note, []).append(score.name)
+        notes = [f"{', '.join(names)}: {note}" for note, names in names_by_note.items()] + list(self.notes)
         judged = [score for score in self.scores if score.verdict is not None]
         if judged and not any(score.verdict == "better" for score in judged):
             notes.insert(0, "By none of these scores is the model shown to be better than a constant that ignores the inputs.")

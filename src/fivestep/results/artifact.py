@@ -29,6 +29,7 @@ from torch import Tensor
 from fivestep import files
 from fivestep.errors import ArtifactError, FivestepError, SettingsError, TrainingError, UsageError
 from fivestep.files import PublishedFolder, printable
+from fivestep.model import losses
 from fivestep.tensors import (
     HEADER_LIMIT,
     Expected,
@@ -169,7 +170,7 @@ def read_artifact(path: str | os.PathLike[str], *, expected: Callable[[dict[str,
                 f"{printable(str(path), 300)} is not the artifact you expect: its MANIFEST.json has SHA-256 {folder.digest}, not {sha256.lower()}"
             )
         description = _read_description(folder)
-        wanted = expected(description["recipe"]) if expected is not None else None
+        wanted = _wanted(description, folder, expected)
         state = _read_weights(folder, description, wanted)
         self_test = _read_self_test(folder)
         card = _read_card(folder)
@@ -205,7 +206,7 @@ def verify_artifact(path: str | os.PathLike[str], *, expected: Callable[[dict[st
     def check_all() -> None:
         with files.open_published(path, NAMES) as folder:
             description = attempt(lambda: _read_description(folder))
-            wanted = attempt(partial(expected, description["recipe"])) if expected is not None and description is not None else None
+            wanted = attempt(partial(_wanted, description, folder, expected)) if description is not None else None
             attempt(lambda: _read_weights(folder, description or {"may_be_infinite": ()}, wanted))
             attempt(lambda: _read_self_test(folder))
             attempt(lambda: _read_card(folder))
@@ -234,6 +235,15 @@ def _read_description(folder: PublishedFolder) -> dict[str, Any]:
     if not isinstance(infinite, list) or not all(isinstance(name, str) for name in infinite):
         raise ArtifactError(f"{what}: may_be_infinite must be a list of names")
     return found
+
+
+def _wanted(description: dict[str, Any], folder: PublishedFolder, expected: Callable[[dict[str, Any]], Expected | None] | None) -> Expected | None:
+    """What the weights must be: the model's tensors and, where a loss holds the last layer, that layer's under `loss:`. None where nothing is known."""
+    wanted = expected(description["recipe"]) if expected is not None else None
+    if wanted is None or folder.facts.get("head") is None:
+        return wanted
+    layer = losses.head_from_json(folder.facts["head"]).state_dict()
+    return {**wanted, **{losses.LOSS_PREFIX + name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in layer.items()}}
 
 
 def _read_weights(folder: PublishedFolder, description: dict[str, Any], wanted: Expected | None) -> dict[str, Tensor]:

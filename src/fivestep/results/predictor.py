@@ -83,10 +83,7 @@ class Predictor:
         source, container = as_source(rows)
         if not len(source):
             return torch.empty(0) if container == "torch" else np.empty(0)
-        predicted = self.decode(self.outputs(source), probabilities=probabilities)
-        if isinstance(predicted, Tensor):
-            return predicted.numpy() if container == "numpy" else predicted
-        return np.asarray(predicted) if container == "numpy" else predicted
+        return as_array(self.decode(self.outputs(source), probabilities=probabilities), container)
 
     def predict_table(self, rows: Any, *, probabilities: bool = False) -> tuple[Any, list[str]]:
         """The same for a table, with the notes: extra columns, unseen categories, values outside the training range."""
@@ -183,6 +180,15 @@ def as_source(rows: Any) -> tuple[Any, str]:
 
         return DatasetSource(rows), "torch"
     return ArrayRows(torch.as_tensor(np.asarray(rows))), "numpy"
+
+
+def as_array(predicted: Any, container: str = "torch") -> Any:
+    """Predictions as a numpy array or a tensor; labels that are no numbers as a numpy array or, as no tensor holds them, a list."""
+    if container == "numpy":
+        return predicted.numpy() if isinstance(predicted, Tensor) else np.asarray(predicted)
+    if isinstance(predicted, list) and predicted and np.asarray(predicted).dtype.kind in "iufb":
+        return torch.tensor(predicted)
+    return predicted
 
 
 def as_container(frame: dict[str, np.ndarray], like: Any) -> Any:

@@ -21,7 +21,7 @@ from fivestep.model import metrics as scoring
 from fivestep.model.losses import Decoding
 from fivestep.results import artifact as artifacts
 from fivestep.results import runs
-from fivestep.results.predictor import ArrayRows, Predictor, as_source
+from fivestep.results.predictor import ArrayRows, Predictor, as_array, as_source
 from fivestep.settings import Settings
 from fivestep.train import loop
 from fivestep.train import precision as precisions
@@ -29,7 +29,6 @@ from fivestep.train.epochs import infinite_by_design
 
 SELF_TEST_ROWS = 8
 FUNCTION = "(a function)"
-HEAD = "loss:"  # before the names of the weights of a loss that holds the last layer
 
 
 class Model:
@@ -61,9 +60,9 @@ class Model:
         head = None if found.facts.get("head") is None else losses.head_from_json(found.facts["head"])
         try:
             initialise_lazy(module, found.self_test[0])
-            module.load_state_dict({name: tensor for name, tensor in found.state.items() if head is None or not name.startswith(HEAD)})
+            module.load_state_dict({name: tensor for name, tensor in found.state.items() if head is None or not name.startswith(losses.LOSS_PREFIX)})
             if head is not None:
-                own = {name.removeprefix(HEAD): tensor for name, tensor in found.state.items() if name.startswith(HEAD)}
+                own = {name.removeprefix(losses.LOSS_PREFIX): tensor for name, tensor in found.state.items() if name.startswith(losses.LOSS_PREFIX)}
                 head.load_state_dict(own, assign=True)
         except (RuntimeError, KeyError) as error:
             raise ArtifactError(f"The weights do not fit this model: {error}") from error
@@ -141,7 +140,7 @@ class Model:
         source: Any = None,
         targets: Tensor | None = None,
         train_targets: Tensor | None = None,
-        loss: float | None = None,
+        loss: float | tuple[Tensor, Tensor] | None = None,
         metrics: Any = None,
         seed: int = 0,
     ) -> scoring.Scores:
@@ -183,10 +182,16 @@ class Model:
                 # Labels of a sequence or a picture: (n, classes, places) become rows, and an interval draws whole examples again.
                 more["groups"] = torch.arange(len(targets)).repeat_interleave(targets[0].numel())
                 predictions, targets, outputs = predictions.movedim(1, -1).flatten(0, -2), targets.flatten(), None
+                if isinstance(more.get("loss"), tuple):
+                    more["loss"] = float(more["loss"][0].sum() / more["loss"][1].sum())
                 if isinstance(more.get("train_targets"), Tensor):
                     more["train_targets"] = more["train_targets"].long().flatten()
         try:
-            return scoring.score(decoding.task, predictions, targets, metrics=metrics, outputs=outputs, classes=decoding.classes, split=split, **more)
+            scores = scoring.score(decoding.task, predictions, targets, metrics=metrics, outputs=outputs, classes=decoding.classes, split=split, **more)
+            if decoding.temperature == 1.0 or "loss" not in scores:
+                return scores
+            told = f"probabilities are of temperature {decoding.temperature:.3g}, fitted on validation; the loss is of the model's own outputs"
+            return replace_fields(scores, notes=(*scores.notes, told))
         except (UsageError, DataError) as error:
             if metrics is not None or more.get("loss") is None:
                 raise
@@ -195,23 +200,27 @@ class Model:
             return replace_fields(alone, notes=(*alone.notes, f"the task's own metrics do not apply: {error}"))
 
     def save(self, path: str | Path, *, replace: bool = False) -> Path:
-        """Write the artifact (a folder); or the plain `state_dict` where the path ends in .pt, .pth or .safetensors."""
+        """Write the artifact (a folder); or the plain `state_dict` where the path ends in .pt, .pth or .safetensors.
+
+        Where the loss holds the last layer (AdaptiveLogSoftmaxWithLoss), that layer's weights stand beside the model's, their names after `loss:`.
+        """
         path = Path(path)
         if not self.can_predict and path.suffix not in (".pt", ".pth", ".safetensors"):
             raise UsageError(
                 f"An artifact proves its predictions when it is loaded, and this model's forward does not take the training rows (a GAN's step=?). Save the "
                 f"plain weights: run.save({path.stem!r} + '.safetensors')."
             )
+        predictor = self._predictor
         state = {name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
+        if predictor.head is not None:
+            state |= {losses.LOSS_PREFIX + name: tensor.detach().cpu() for name, tensor in predictor.head.state_dict().items()}
         if path.suffix in (".pt", ".pth", ".safetensors"):
             return artifacts.save_state_dict(path, state, replace=replace)
         if path.exists() and not replace and not (path / "artifact.json").exists():
             raise CannotCreateError(f"{path} exists and is no artifact; it is not overwritten. Choose another path.")
-        predictor = self._predictor
         facts = dict(self.facts) | {"block": predictor.block}
         if predictor.head is not None:
             facts["head"] = losses.head_to_json(predictor.head)
-            state |= {HEAD + name: tensor.detach().cpu() for name, tensor in predictor.head.state_dict().items()}
         return artifacts.save_artifact(
             path,
             recipe=self._recipe,
@@ -259,7 +268,7 @@ class Run(Model):
         targets_in_unit: Callable[[str], Tensor | None],
         seed: int,
         watched_test: int,
-        evaluate_loss: Callable[[str], float | None],
+        evaluate_loss: Callable[[str], float | tuple[Tensor, Tensor] | None],
         can_predict: bool = True,
         checks: Any = None,
         may_be_infinite: frozenset[str] | None = None,
@@ -314,7 +323,7 @@ class Run(Model):
             rows_or_split = rows_or_split.name
         if isinstance(rows_or_split, str) and rows_or_split in ("train", "val", "test"):
             self.splits.part(rows_or_split)
-            return self._predictor.decode(self._predictor.outputs(self._encoded[rows_or_split]), probabilities=probabilities)
+            return as_array(self._predictor.decode(self._predictor.outputs(self._encoded[rows_or_split]), probabilities=probabilities))
         if self._checks is not None:
             self._add_findings(self._checks.prediction(rows_or_split))
         return super().predict(rows_or_split, probabilities=probabilities, spread=spread)
@@ -332,7 +341,7 @@ class Run(Model):
         decoding = self._predictor.decoding
         if targets is None or decoding.task is None or decoding.head not in ("softmax", "sigmoid"):
             return 1.0
-        logits = self._predictor.outputs(self._encoded["val"])
+        logits = self._predictor.after_head(self._predictor.outputs(self._encoded["val"]))
         if not isinstance(logits, Tensor) or logits.dim() > 2:
             return 1.0
         temperature = float(calibration.fit_temperature(logits, targets.long().flatten(), decoding.task))

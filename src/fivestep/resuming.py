@@ -48,12 +48,14 @@ def prepare_again(
     ask |= {key: found_again(key, value) for key, value in asked.items() if key not in objects}
     ask |= {key: value for key, value in objects.items() if key != "splits"}
     before = asked.get("epochs", 100)
+    if type(before) is not int:  # the one setting that the checkpoint's hash leaves free
+        raise SettingsError(f"{folder / 'settings.json'} tells epochs={before!r}, which is no number; it was damaged or changed. Put it back from a copy.")
     if epochs is not None:
         if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < before:
             raise UsageError(f"epochs={epochs!r}: the run was made for {before} epochs and can only become longer.")
         ask["epochs"] = epochs
 
-    environment = runs.read(folder, "environment.json", {})
+    environment = runs.read_environment(folder)
     splits = as_splits(objects["splits"]) if "splits" in objects else splits_again(recorded.data)
     if splits.fingerprint != recorded.data["fingerprint"]:
         raise DataError(
@@ -67,7 +69,7 @@ def prepare_again(
     now = runs.environment(session.device)
     differing = [key for key in ("fivestep", "torch", "device", "device_name", "cpu_capability") if environment.get(key) != now[key]]
     unheld = checkpoints.restore(session.training, *newest.parsed)
-    reasons = [f"{key} was {environment.get(key)} and is {now[key]}" for key in differing] + environment.get("inexact", [])
+    reasons = [f"{key} was {environment.get(key)} and is {now[key]}" for key in differing] + list(map(str, environment.get("inexact", [])))
     if unheld and not environment.get("inexact"):
         reasons.append(f"{', '.join(unheld[:4])} had changed and could not be held in the checkpoint")
     if reasons:

@@ -42,7 +42,12 @@ class Keeps(nn.Module):
         self.made_late = torch.full((2,), float(self.count))
 
     def seen(self):
-        return repr([getattr(self, key) for key in ("count", "mean", "name", "nothing", "yes", "cache", "half", "past", "table", "pair", "array", "window", "made_late")])
+        return repr(
+            [
+                getattr(self, key)
+                for key in ("count", "mean", "name", "nothing", "yes", "cache", "half", "past", "table", "pair", "array", "window", "made_late")
+            ]
+        )
 
 
 def through_json(held):
@@ -196,7 +201,17 @@ def test_s1_a_dataset_whose_rows_cannot_be_repeated_is_named_before_the_run(tmp_
     assert [finding.what for finding in fs.check(lambda: nn.Linear(3, 1), data, loss="MSELoss", epochs=1) if finding.code == "P15"]
     with pytest.raises(Die):
         fs.fit(
-            nn.Linear(3, 1), data, loss="MSELoss", epochs=3, lr=1e-4, quiet=True, checks=False, checkpoint=1, folder=tmp_path, name="run", observers=[die_in_second]
+            nn.Linear(3, 1),
+            data,
+            loss="MSELoss",
+            epochs=3,
+            lr=1e-4,
+            quiet=True,
+            checks=False,
+            checkpoint=1,
+            folder=tmp_path,
+            name="run",
+            observers=[die_in_second],
         )
     with pytest.raises(fs.SettingsError, match="OwnGenerator"):
         fs.resume(tmp_path / "run", splits=data, quiet=True, model=nn.Linear(3, 1))

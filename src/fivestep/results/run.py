@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace as replace_fields
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fivestep import files
 from fivestep.data.batches import map_tensors, tensors_of
 from fivestep.data.data import Data, Part, Splits
 from fivestep.errors import ArtifactError, CannotCreateError, DataError, SettingsError, UsageError
@@ -28,7 +30,10 @@ from fivestep.train import precision as precisions
 from fivestep.train.epochs import infinite_by_design
 
 SELF_TEST_ROWS = 8
+LARGEST_BLOCK = 65_536  # rows that a prediction is padded to: a number in an artifact must not be able to fill the memory
 FUNCTION = "(a function)"
+RAW = "raw."  # before the names of the self-test's rows as a table gives them
+WHAT_WRONG_CONTENTS_RAISE = (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, ZeroDivisionError, NotImplementedError)
 
 
 class Model:
@@ -55,7 +60,7 @@ class Model:
             )
         else:
             args = recipe.get("args", {}) if recipe.get("kind") == "import" else {}
-            facts = {key: value for key, value in found.facts.get("model_facts", {}).items() if value is not None}
+            facts = {key: value for key, value in asked_of(found.facts, "model_facts", dict).items() if value is not None}
             module = model if isinstance(model, nn.Module) else building.build_model(model, args, facts=facts, seed=0).module
         head = None if found.facts.get("head") is None else losses.head_from_json(found.facts["head"])
         try:
@@ -66,23 +71,49 @@ class Model:
                 head.load_state_dict(own, assign=True)
         except (RuntimeError, KeyError) as error:
             raise ArtifactError(f"The weights do not fit this model: {error}") from error
-        columns = None if found.columns is None else Columns.from_json(found.columns)
-        decoding = Decoding.from_json(found.decoding)
         dtype = next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
-        autocast = precisions.autocast(str(found.facts.get("precision", "float32")), torch.device("cpu"))
-        predictor = Predictor(module.eval(), decoding, columns, int(found.facts["block"]), pick_of(found.facts.get("output")), head, autocast, dtype)
-        loaded = cls(predictor, task=decoding.task, recipe=recipe, facts=found.facts)
-        loaded._self_test(*found.self_test)
+        pick = pick_of(found.facts.get("output"))
+        try:
+            columns = None if found.columns is None else Columns.from_json(found.columns)
+            decoding = Decoding.from_json(found.decoding)
+            autocast = precisions.autocast(asked_of(found.facts, "precision", str), torch.device("cpu"))
+            predictor = Predictor(module.eval(), decoding, columns, block_of(found.facts), pick, head, autocast, dtype)
+            loaded = cls(predictor, task=decoding.task, recipe=recipe, facts=found.facts)
+            loaded._self_test(*found.self_test)
+            if found.facts.get("description_sha256") != description_digest(found.columns, found.decoding):
+                raise ArtifactError(f"{found.path}: its columns and classes are not those that its weights were saved with")
+        except (SettingsError, *WHAT_WRONG_CONTENTS_RAISE) as error:
+            if isinstance(error, ArtifactError):
+                raise
+            raise ArtifactError(f"{found.path} does not hold what it should: {type(error).__name__}: {error}") from error
         loaded._stored_rows = found.self_test
         return loaded
 
     def _self_test(self, inputs: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-        if not inputs:
-            return
+        """The stored rows give the stored outputs; of a table also the raw rows the final values, through columns and decoding."""
+        raw = {name: tensor for name, tensor in inputs.items() if name.startswith(RAW)}
+        inputs = {name: tensor for name, tensor in inputs.items() if not name.startswith(RAW)}
+        if not inputs or (self._predictor.columns is not None) != bool(raw):
+            raise ArtifactError("The artifact holds no self-test rows, so nothing shows that it answers as it did.")
         outputs = self._predictor.outputs(ArrayRows(from_names(inputs)))
-        told = artifacts.self_test_passes(to_names(outputs), expected)
+        found = to_names(outputs)
+        if raw:
+            found |= self._final_values(raw)
+        told = artifacts.self_test_passes(found, expected)
         if not told:
             raise ArtifactError(f"On the self-test rows {told.message}")
+        classes = self._predictor.decoding.classes
+        if classes is not None and self._predictor.decoding.task in ("binary", "multiclass"):
+            probabilities = self._predictor.decode(outputs, probabilities=True)
+            if probabilities.shape[1] != len(classes):
+                raise ArtifactError(f"The model tells {probabilities.shape[1]} classes apart, and the artifact names {len(classes)}.")
+
+    def _final_values(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What raw rows of a table give in the end: values in the target's unit, or probabilities."""
+        numbers = raw[RAW + "numbers"].masked_fill(raw[RAW + "missing"], torch.nan)  # files hold no NaN
+        outputs = self._predictor.outputs(ArrayRows(self._predictor.columns.encoder()(numbers, raw[RAW + "codes"])))
+        classed = self._predictor.decoding.task in ("binary", "multiclass", "multilabel")
+        return {RAW + "values": torch.as_tensor(self._predictor.decode(outputs, probabilities=classed)).detach().cpu().contiguous()}
 
     @property
     def model(self) -> nn.Module:
@@ -218,14 +249,15 @@ class Model:
             return artifacts.save_state_dict(path, state, replace=replace)
         if path.exists() and not replace and not (path / "artifact.json").exists():
             raise CannotCreateError(f"{path} exists and is no artifact; it is not overwritten. Choose another path.")
-        facts = dict(self.facts) | {"block": predictor.block}
+        columns = predictor.columns.to_json() if predictor.columns is not None else None
+        facts = dict(self.facts) | {"block": predictor.block, "description_sha256": description_digest(columns, predictor.decoding.to_json())}
         if predictor.head is not None:
             facts["head"] = losses.head_to_json(predictor.head)
         return artifacts.save_artifact(
             path,
             recipe=self._recipe,
             state=state,
-            columns=predictor.columns.to_json() if predictor.columns is not None else None,
+            columns=columns,
             decoding=predictor.decoding.to_json(),
             self_test=self._self_test_rows(),
             facts=facts,
@@ -355,7 +387,12 @@ class Run(Model):
         inputs = map_tensors(lambda tensor: tensor.to(self._predictor.dtype) if tensor.is_floating_point() else tensor, source.take(rows)[0])
         if not all(tensor.dim() for tensor in tensors_of(inputs)) or not tensors_of(inputs):
             return {}, {}
-        return to_names(inputs), to_names(self._predictor.outputs(ArrayRows(inputs)))
+        named, outputs = to_names(inputs), to_names(self._predictor.outputs(ArrayRows(inputs)))
+        if self._predictor.columns is not None:
+            numbers, codes = self._predictor.columns.raw(self.splits.train.data.typed.take(self.splits.train.indices[: len(rows)].numpy()))
+            raw = {RAW + "numbers": numbers.nan_to_num(0.0), RAW + "missing": numbers.isnan(), RAW + "codes": codes}
+            named, outputs = named | raw, outputs | self._final_values(raw)
+        return named, outputs
 
     def _card(self) -> str:
         best = self.best or {}
@@ -411,6 +448,7 @@ def time_order(values: Any) -> Tensor | None:
 
 def initialise_lazy(module: nn.Module, inputs: dict[str, Tensor]) -> None:
     """A lazy module gets its shapes from the self-test rows before weights can be loaded."""
+    inputs = {name: tensor for name, tensor in inputs.items() if not name.startswith(RAW)}
     if inputs and any(isinstance(tensor, nn.parameter.UninitializedParameter) for tensor in module.parameters()):
         with loop.evaluating(module, first=True):
             loop.forward(module, from_names(inputs))
@@ -434,6 +472,25 @@ def from_names(named: dict[str, Tensor]) -> Any:
     return tuple(named[name] for name in sorted(named, key=lambda name: int(name.rpartition(".")[2])))
 
 
+def asked_of(facts: dict[str, Any], name: str, kind: type) -> Any:
+    """A fact of an artifact. Raises ArtifactError where it is not there or of another type."""
+    if type(facts.get(name)) is not kind:
+        raise ArtifactError(f"The artifact's fact {name!r} should be a {kind.__name__}; it is {str(facts.get(name))[:60]!r}.")
+    return facts[name]
+
+
+def block_of(facts: dict[str, Any]) -> int:
+    block = asked_of(facts, "block", int)
+    if not 1 <= block <= LARGEST_BLOCK:
+        raise ArtifactError(f"The artifact says that it predicts in blocks of {block} rows; 1 to {LARGEST_BLOCK:,} are possible.")
+    return block
+
+
+def description_digest(columns: Any, decoding: Any) -> str:
+    """SHA-256 that ties columns and classes to the weights they were saved with."""
+    return hashlib.sha256(files.write_json({"columns": columns, "decoding": decoding})).hexdigest()
+
+
 def predictor_output(output: Any) -> str | int | None:
     """`output=` as an artifact holds it; a function cannot be held, which `pick_of` says when it is loaded."""
     return output if output is None or isinstance(output, (str, int)) else FUNCTION
@@ -448,5 +505,5 @@ def pick_of(output: Any) -> Any:
             "or give output= a key or an index; the weights alone are in weights.safetensors of the artifact."
         )
     if not isinstance(output, (str, int)):
-        raise SettingsError(f"output={output!r} in the artifact is neither a key nor an index.")
+        raise ArtifactError(f"output={str(output)[:60]!r} in the artifact is neither a key nor an index.")
     return lambda outputs: outputs[output]

@@ -18,12 +18,12 @@ from fivestep import files, tensors
 from fivestep.checks.findings import Finding
 from fivestep.errors import FivestepError, MissingInputError
 from fivestep.files import printable
-from fivestep.model import building, models
+from fivestep.model import building, losses, models
 from fivestep.model.optimizers import join_state
 from fivestep.model.scores import Scores
 from fivestep.results import artifact as artifacts
 from fivestep.results import runs
-from fivestep.results.run import HEAD, Model
+from fivestep.results.run import Model
 from fivestep.settings import Settings
 from fivestep.train import checkpoints
 
@@ -78,10 +78,10 @@ def verify_run(folder: Path) -> list[Finding]:
             found.append(Finding("P10", "error", text, {"path": str(folder / name)}, LOST, "Put it back from a copy."))
         return None if problems else value
 
-    settings = read("settings.json", Settings.from_json)
+    settings = read("settings.json", lambda _: runs.read_settings(folder))
     if settings is None and not found:
         found.append(Finding("P10", "error", f"{folder} holds no settings.json", {"path": str(folder)}, "Nobody can tell what was trained.", "Restore it."))
-    environment = read("environment.json", lambda table: table["torch"] and table)
+    environment = read("environment.json", lambda table: table["torch"] and runs.read_environment(folder))
     if environment is None and not (folder / "environment.json").exists():
         found.append(
             Finding(
@@ -204,7 +204,7 @@ def belongs_to_run(path: Path, settings: Settings | None) -> list[Finding]:
     found, problems = attempt(lambda: artifacts.read_artifact(path))
     told = list(problems)
     if found is not None:
-        weights = building.parameter_hash({name: tensor for name, tensor in found.state.items() if not name.startswith(HEAD)})
+        weights = building.parameter_hash({name: tensor for name, tensor in found.state.items() if not name.startswith(losses.LOSS_PREFIX)})
         if found.facts.get("weights_sha256") != weights:
             told.append("its weights are not those whose hash it tells")
         if settings is not None and found.facts.get("data_fingerprint") != settings.data.get("fingerprint"):

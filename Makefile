@@ -4,6 +4,7 @@
 PYTHON  ?= python3
 WORKERS ?= 2
 VENV    := .venv
+BENCH   := .venv-bench
 PY      := $(VENV)/bin/python
 # -qq leaves errors and drops warnings. Every install is held to constraints.txt: a bare torch would pull gigabytes of CUDA libraries and another build than the tests ran on.
 PIP     := $(PY) -m pip install -qq --no-input --constraint constraints.txt
@@ -35,8 +36,9 @@ check: $(VENV)/.installed-test $(VENV)/.installed-check  ## lint, format, types,
 	$(PY) -m pytest -q tests/test_imports_point_down.py || failed=1; \
 	exit $$failed
 
-bench: $(VENV)/.installed-test  ## every benchmark, with the machine and the spread (long)
-	@$(PY) bench/run.py
+bench: $(BENCH)/.installed  ## W1 to W4 against every peer, and the costs beside a step (an hour or two; an environment of its own)
+	@$(BENCH)/bin/python bench/peers.py --write
+	@$(BENCH)/bin/python bench/costs.py
 
 bench-quick: $(VENV)/.installed-test  ## the same in a few minutes, with wider spreads
 	@$(PY) bench/run.py --quick
@@ -45,7 +47,7 @@ docs: $(VENV)/.installed  ## write the tables in docs/ that come from the code
 	@$(PY) docs/write_tables.py
 
 clean:  ## remove what make and the tools made; runs/ is yours and stays
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist site
+	rm -rf $(VENV) $(BENCH) .pytest_cache .ruff_cache .hypothesis build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp stands for an install that ended well; it is made anew when what decides about it changes.
@@ -69,4 +71,14 @@ $(VENV)/.installed-test: $(VENV)/.installed
 $(VENV)/.installed-check: $(VENV)/.installed
 	@echo "Installing ruff and pyright"
 	@$(PIP) --editable '.[check]'
+	@touch $@
+
+# The peers are never installed beside fivestep's own environment: they would decide its versions. fastai asks for torchvision, which has no CPU build here and
+# whose broken import stops Lightning and transformers; none of them needs it for this.
+$(BENCH)/.installed: constraints.txt pyproject.toml bench/requirements.txt
+	@echo "Making $(BENCH) with torch and the peers (several minutes, once)"
+	@$(PYTHON) -m venv $(BENCH)
+	@$(BENCH)/bin/python -m pip install -qq --no-input --constraint constraints.txt torch
+	@$(BENCH)/bin/python -m pip install -qq --no-input --constraint constraints.txt --editable . --requirement bench/requirements.txt
+	@$(BENCH)/bin/python -m pip uninstall -qq --yes torchvision
 	@touch $@

@@ -64,7 +64,7 @@ def fit(
     if target is not None:
         options["target"] = target_names(target)
     if options.get("target") is None and not Path(data).is_dir():
-        raise UsageError("Which column is to be predicted? Name it: --target COLUMN")
+        raise UsageError(f"Which column is to be predicted? Name it: --target COLUMN.{columns_of(data, options)}")
     unknown_settings(settings)
     splits = data_and_splits(data, options, split, val, test)
     run = workflow.fit(model or named_model or "auto", splits, quiet=quiet, **settings)
@@ -351,6 +351,16 @@ def near_codes(code: str) -> str:
     return (
         f" Near are: {', '.join(near)}." if near else " A code is a letter and two digits: D data, S split, M model, L loss, O optimizer, T training, E scores."
     )
+
+
+def columns_of(file: str, options: dict[str, Any]) -> str:
+    """ " FILE has the columns ...", for a file that can be read at all."""
+    from fivestep.data.tables import read_table
+
+    if not Path(file).exists():
+        raise MissingInputError(f"There is no file or folder {file}.")
+    names = read_table(file, **{key: options[key] for key in ("delimiter", "encoding", "quote") if key in options}).names
+    return f" {file} has the columns {', '.join(names[:30])}{' ...' if len(names) > 30 else ''}."
 
 
 def target_names(text: str) -> str | list[str]:

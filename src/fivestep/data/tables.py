@@ -532,10 +532,7 @@ class TextReading:
                 where
                 + ". Every row has one field more than the header: a column of row names without a name. Write it with a name, or without (pandas: index=False)"
             )
-        return (
-            where + f". Its values would land in wrong columns. Quote fields that hold a {self.dialect.delimiter!r}, complete the "
-            "line, or name the delimiter, for example delimiter=';'"
-        )
+        return where + f". Its values would land in wrong columns. Complete the line, or quote the fields that hold a {self.dialect.delimiter!r} of their own"
 
 
 def header_problems(names: Sequence[str], all_names: Sequence[str], line: int | None) -> list[str]:

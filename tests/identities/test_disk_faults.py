@@ -78,7 +78,7 @@ def failed_at(folder, at, code, all_after, monkeypatch, whole):
     newest = files.newest_valid(run / "checkpoints", checkpoints.PREFIX, checkpoints.FILES, parse=checkpoints.parsed, set_aside=False)
     assert newest.damaged == ()
     left = [path for path in folder.rglob("*") if ".tmp-" in path.name]
-    assert all_after or not left, "the temporary folder is still there"
+    assert all_after or "cannot remove" in message or not left, "the temporary folder is still there"
     if newest.published is None:
         shutil.rmtree(run, ignore_errors=True)  # before its first checkpoint: nothing can be resumed, nothing was lost
         assert fit(folder).weights_sha256 == whole
@@ -140,7 +140,23 @@ def test_c9_strace_sees_all_of_a_run_synced_before_each_rename(tmp_path):
     """Of a whole run: checkpoints, settings, findings, the model. history.jsonl is left out: each checkpoint holds it too."""
     trace = tmp_path / "trace"
     calls = "trace=openat,creat,write,pwrite64,writev,fsync,fdatasync,rename,renameat,renameat2,mkdir,mkdirat,ftruncate"
-    command = ["strace", "-f", "-y", "-qq", "-s", "0", "-e", calls, "-o", str(trace), sys.executable, "-c", STRACED, str(Path(__file__).parent), str(tmp_path / "runs")]
+    command = [
+        "strace",
+        "-f",
+        "-y",
+        "-qq",
+        "-s",
+        "0",
+        "-e",
+        calls,
+        "-o",
+        str(trace),
+        sys.executable,
+        "-c",
+        STRACED,
+        str(Path(__file__).parent),
+        str(tmp_path / "runs"),
+    ]
     environment = os.environ | {"PYTHONPATH": SRC, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if "Operation not permitted" in done.stderr:
@@ -165,4 +181,6 @@ def test_c9_strace_sees_all_of_a_run_synced_before_each_rename(tmp_path):
     # At least: step 0 and two or three more checkpoints, settings, environment, findings, the model; and the renames of pruning.
     assert renames >= 8 and unsynced == []
     left = {path for path in dirty if not path.endswith(("history.jsonl", ".lock"))}
-    assert left <= {str(tmp_path / "runs" / "run"), str(tmp_path / "runs" / "run" / "checkpoints")}, left  # names of history.jsonl and .lock, and of what was pruned
+    assert left <= {str(tmp_path / "runs" / "run"), str(tmp_path / "runs" / "run" / "checkpoints")}, (
+        left
+    )  # names of history.jsonl and .lock, and of what was pruned

@@ -18,7 +18,9 @@ from fivestep.train.averaging import Average
 from fivestep.train.epochs import Training
 from fivestep.train.stopping import Stopping
 
-OPTIMIZERS = [name for name, one in vars(torch.optim).items() if isinstance(one, type) and issubclass(one, torch.optim.Optimizer) and one is not torch.optim.Optimizer]
+OPTIMIZERS = [
+    name for name, one in vars(torch.optim).items() if isinstance(one, type) and issubclass(one, torch.optim.Optimizer) and one is not torch.optim.Optimizer
+]
 ARGUMENTS = {
     "LambdaLR": {"lr_lambda": lambda epoch: 0.95**epoch},
     "MultiplicativeLR": {"lr_lambda": lambda epoch: 0.9 + epoch * 1e-3},
@@ -110,7 +112,10 @@ def test_s2_every_optimizer_and_schedule_survives_the_checkpoints_files(optimize
 
 def test_every_optimizer_and_schedule_of_torch_is_among_them():
     assert len(OPTIMIZERS) >= 14 and set(ARGUMENTS) <= set(schedulers()) and "AdamW" in OPTIMIZERS
-    assert {name for name, one in vars(lr_scheduler).items() if isinstance(one, type) and issubclass(one, lr_scheduler.LRScheduler)} - {"LRScheduler", "_LRScheduler"} == set(schedulers())
+    assert {name for name, one in vars(lr_scheduler).items() if isinstance(one, type) and issubclass(one, lr_scheduler.LRScheduler)} - {
+        "LRScheduler",
+        "_LRScheduler",
+    } == set(schedulers())
 
 
 # -- what a resume costs -------------------------------------------------------------------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ class Attributes:
             setattr(owners[path], key, put_back(None, nest))
 
 
-def changed_by(objects: Mapping[str, Any], use: Callable[[Mapping[str, Any]], Any]) -> list[str]:
+def changed_by(objects: Mapping[str, Any], use: Callable[[dict[str, Any]], Any]) -> list[str]:
     """Names of attributes that `use(copies)` changes and no checkpoint can hold; () where there are none that could, or the objects cannot be copied."""
     import copy
 

@@ -1,4 +1,6 @@
-"""What a checkpoint costs: 20 saves of a model and its Adam state, pruned to 3."""
+"""What a checkpoint costs: a small and a 10M-parameter model with Adam's state are saved again and again, pruned to 3. `python bench/checkpoint_cost.py [FOLDER]`."""
+
+from __future__ import annotations
 
 import statistics
 import sys
@@ -9,34 +11,43 @@ from pathlib import Path
 import torch
 from torch import nn
 
-torch.set_num_threads(1)
 from fivestep import files
 from fivestep.train import checkpoints
 from fivestep.train.epochs import Training
 from fivestep.train.stopping import Stopping
 
-where = sys.argv[1] if len(sys.argv) > 1 else None
-for name, width in (("small MLP", 64), ("10M parameters", 1800)):
-    model = nn.Sequential(
-        nn.Linear(64, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.Linear(width, 1)
-    )
-    n = sum(p.numel() for p in model.parameters())
-    o = torch.optim.Adam(model.parameters())
+
+def trained(width: int) -> Training:
+    """A network of four hidden layers, two steps of Adam behind it."""
+    widths = [64, width, width, width, width]
+    layers = [layer for before, after in zip(widths, widths[1:]) for layer in (nn.Linear(before, after), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Linear(width, 1))
+    optimizer = torch.optim.Adam(model.parameters())
     for _ in range(2):
-        o.zero_grad()
+        optimizer.zero_grad()
         model(torch.randn(8, 64)).mean().backward()
-        o.step()
-    t = Training(model, None, o, stopping=Stopping(None))
-    with tempfile.TemporaryDirectory(dir=where) as folder:
-        seconds, cpu = [], []
-        for k in range(20 if width < 100 else 8):
-            t.step = k
-            a, c = time.perf_counter(), time.process_time()
-            checkpoints.write(Path(folder), t, {})
-            files.prune(Path(folder), 3)
-            seconds.append(time.perf_counter() - a)
-            cpu.append(time.process_time() - c)
-        size = sum(p.stat().st_size for p in sorted(Path(folder).iterdir())[-1].iterdir())
-    print(
-        f"{name}: {n:,} parameters, {size / 1e6:.1f} MB; a checkpoint takes {statistics.median(seconds) * 1e3:.0f} ms (least {min(seconds) * 1e3:.0f}), {statistics.median(cpu) * 1e3:.0f} ms of the processor"
-    )
+        optimizer.step()
+    return Training(model, None, optimizer, stopping=Stopping(None))
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    for name, width, count in (("small MLP", 64, 20), ("10M parameters", 1800, 8)):
+        training, seconds, processor = trained(width), [], []
+        with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as folder:
+            for training.step in range(count):
+                began, used = time.perf_counter(), time.process_time()
+                checkpoints.write(Path(folder), training, {})
+                files.prune(Path(folder), 3)
+                seconds.append(time.perf_counter() - began)
+                processor.append(time.process_time() - used)
+            size = sum(path.stat().st_size for path in sorted(Path(folder).iterdir())[-1].iterdir())
+        numbers = sum(parameter.numel() for parameter in training.model.parameters())
+        print(
+            f"{name}: {numbers:,} parameters, {size / 1e6:.1f} MB; a checkpoint takes {1e3 * statistics.median(seconds):.0f} ms (least {1e3 * min(seconds):.0f}), "
+            f"{1e3 * statistics.median(processor):.0f} ms of the processor"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -6,6 +6,7 @@ import statistics
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from fivestep.train.stopping import Stopping
 def trained(width: int) -> Training:
     """A network of four hidden layers, two steps of Adam behind it."""
     widths = [64, width, width, width, width]
-    layers = [layer for before, after in zip(widths, widths[1:]) for layer in (nn.Linear(before, after), nn.ReLU())]
+    layers = [layer for before, after in pairwise(widths) for layer in (nn.Linear(before, after), nn.ReLU())]
     model = nn.Sequential(*layers, nn.Linear(width, 1))
     optimizer = torch.optim.Adam(model.parameters())
     for _ in range(2):

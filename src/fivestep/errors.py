@@ -113,8 +113,8 @@ class Interrupted(FivestepError):
 class NonFiniteError(FindingsError, TrainingError):
     """A loss, gradient or weight became NaN or infinite; `findings` holds it (D03, L21 or T01) beside those of before the run.
 
-    `step` counts optimizer steps from 1, `layer` is the first module whose output was not finite (None where that is unknown), `rows` are positions
-    in the training split, `origin` is what broke first: "inputs", "layer", "weights" or "loss".
+    `step` counts optimizer steps from 1, `layer` is the first module (or tensor) that was not finite (None where that is unknown), `rows` are positions
+    in the training split, `origin` is what broke first: "inputs", "layer", "loss", "gradient" or "weights".
     """
 
     def __init__(self, message: str, *, step: int, layer: str | None = None, rows: Sequence[int] = (), origin: str = "loss"):

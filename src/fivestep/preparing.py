@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from dataclasses import replace as replace_fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fivestep import automatic, seeds
 from fivestep.checks import gate, refusals
+from fivestep.checks.findings import Finding
+from fivestep.data import sources
 from fivestep.data.augmenting import make_augment
 from fivestep.data.batches import map_tensors
 from fivestep.data.data import Splits, as_splits
@@ -46,14 +48,12 @@ from fivestep.results.predictor import Predictor
 from fivestep.settings import Settings, record
 from fivestep.train import checkpoints, compiled, loop
 from fivestep.train import precision as precisions
+from fivestep.train.attributes import Attributes, changed_by
 from fivestep.train.averaging import make_average
-from fivestep.train.epochs import Plan, Training
+from fivestep.train.epochs import Plan, Training, infinite_by_design
 from fivestep.train.events import EpochEnded
 from fivestep.train.stopping import Stopping
 from fivestep.watch import console, notebook
-
-if TYPE_CHECKING:
-    from fivestep.checks.findings import Finding
 
 
 @dataclass
@@ -79,6 +79,7 @@ class Session:
     findings: list[Finding] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     started: float = field(default_factory=clock.perf_counter)
+    inexact: list[str] = field(default_factory=list)  # why a resume would not end in the same bits; empty where it does
     weights_report: Any = None
     can_predict: bool = True
     checks: Any = None
@@ -286,12 +287,13 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     average = make_average(ask["average"], module if loss_module is None else nn.ModuleList([module, loss_module]))
     training = Training(
         module,
-        loss_module if loss_module is not None and list(loss_module.parameters()) else None,
+        loss_module if loss_module is not None and (list(loss_module.parameters()) or list(loss_module.buffers())) else None,
         optimizer,
         schedule,
         scaler,
         average,
         Stopping(patience, mode),
+        attributes=Attributes({"model": module, "loss": raw_loss} | {key: ask[key] for key in ("compute", "step", "augment")}),
     )
     clipping = (parameters, ask["clip_norm"], ask["clip_value"]) if ask["clip_norm"] is not None or ask["clip_value"] is not None else None
     part_size = ask["part_size"]
@@ -317,18 +319,25 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
         frozen=frozen_modules,
         observers=observers,
         facts={"model": built.recipe.get("name") or type(module).__name__} | asked_settings(arguments, defaults) | chosen,
+        may_be_infinite=infinite_by_design(module),
     )
     settings = Settings(asked_settings(arguments, defaults), chosen, data_record(splits), built.recipe)
     session = Session(
         ask, settings, splits, built, training, plan, decoding, raw_loss, loss_name, predictor, task, device, None, encoded, targets_in_unit, evaluate_loss,
         said=said, can_predict=outputs is not None, weights_report=report, batch_size=batch_size, user_metrics=user_functions(ask["metrics"]), keepers=keepers,
     )  # fmt: skip
+    session.inexact = not_repeatable(session, pick)
     if ask["checks"]:
         session.checks = gate.Checks(session, ignore=ask["ignore"], predict_rows=ask.get("predict_rows"))
         session.findings = session.checks.before()
         if any(finding.severity == "error" for finding in session.findings):
             raise FindingsError(session.findings)
         observers.append(session.checks.see)
+    if ask["checks"] and "P15" not in ask["ignore"]:
+        fix = "Draw from torch, numpy.random or random, which are seeded for each row; keep what forward changes in a buffer or a number."
+        session.findings += [
+            Finding("P15", "warning", reason, {}, "A resumed run, or a second one, does not end in the same bits.", fix) for reason in session.inexact
+        ]
     if only_check:
         return session
     if ask["folder"] is not None and "built" not in ask:  # told before the run, and only where something is kept that one would later eject
@@ -348,7 +357,7 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
         runs.write(session.folder, "settings.json", settings.to_json())
         program = session.plan.program
         compiling = {} if program is None else {"compile": {"mode": program.mode, "steps_in_a_chunk": program.length, "seconds": round(program.seconds, 2)}}
-        runs.write(session.folder, "environment.json", runs.environment(device) | compiling)
+        runs.write(session.folder, "environment.json", runs.environment(device) | compiling | {"inexact": session.inexact})
     if session.folder is not None:
         observers.append(partial(write_history, session.folder))
     if ask["watch_test"] and splits.test is not None:
@@ -400,6 +409,37 @@ def compile_steps(session: Session) -> None:
     session.said.append(told)
     session.settings.chosen["compile"] = None if program is None else program.mode
     session.plan = replace_fields(plan, program=program)
+
+
+def not_repeatable(session: Session, pick: Any) -> list[str]:
+    """What neither a seed nor a checkpoint reaches, in words: a Dataset's own generator (one row is read twice), attributes that forward changes."""
+    told: list[str] = []
+    source, training = session.splits.train.data.source, session.training
+    dataset = getattr(source, "dataset", None)
+    if dataset is not None and not sources.rows_repeat(dataset, int(session.splits.train.indices[0])):
+        told.append(
+            f"{type(dataset).__name__} gives another row {int(session.splits.train.indices[0])} when it is read again under the same seed: it draws from a "
+            "generator of its own, or changes what it holds"
+        )
+    assert training.attributes is not None
+
+    def one_step(copies: dict[str, Any]) -> None:
+        batch = next(iter(session.plan.batches.epoch(0)))
+        model = copies["model"].train()
+        with seeds.restored(0):
+            compute = copies.get("compute")
+            value = loop.forward(model, batch.inputs) if compute is None else compute(model, batch.inputs, batch.targets)
+            loss = copies.get("loss")
+            if compute is None and loss is not None:
+                value = value if pick is None else pick(value)
+                loss(*(value if isinstance(value, tuple) else (value,)), *batch.targets)
+
+    changed = changed_by(training.attributes.objects, one_step)
+    if changed:
+        told.append(
+            f"{', '.join(changed[:4])} changes in a training step and cannot be held in a checkpoint, which holds numbers, text, tensors, lists and dicts"
+        )
+    return told
 
 
 def choose_device(device: str | torch.device) -> torch.device:

@@ -36,12 +36,14 @@ def prepare_again(
 
     ask = arguments_again(recorded, objects, defaults)
     before = recorded.asked.get("epochs", recorded.chosen.get("epochs", 100))
+    if type(before) is not int:  # the one setting that the checkpoint's hash leaves free
+        raise SettingsError(f"{folder / 'settings.json'} tells epochs={before!r}, which is no number; it was damaged or changed. Put it back from a copy.")
     if epochs is not None:
         if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < before:
             raise UsageError(f"epochs={epochs!r}: the run was made for {before} epochs and can only become longer.")
         ask["epochs"] = epochs
 
-    environment = runs.read(folder, "environment.json", {})
+    environment = runs.read_environment(folder)
     splits = as_splits(objects["splits"]) if "splits" in objects else splits_again(recorded.data)
     if splits.fingerprint != recorded.data["fingerprint"]:
         raise DataError(
@@ -58,12 +60,16 @@ def prepare_again(
     differing = [key for key in ("fivestep", "torch", "device", "device_name", "cpu_capability") if environment.get(key) != now[key]]
     ways = {"compile": (recorded.chosen.get("compile"), session.settings.chosen.get("compile"))}
     differing += [key for key, (was, is_now) in ways.items() if was != is_now]
-    if differing:
-        told = ", ".join("{} was {} and is {}".format(key, *ways.get(key, (environment.get(key), now.get(key)))) for key in differing)
+    reasons = ["{} was {} and is {}".format(key, *ways.get(key, (environment.get(key), now.get(key)))) for key in differing]
+    reasons += list(map(str, environment.get("inexact", [])))
+    unheld = checkpoints.restore(session.training, *newest.parsed)
+    if unheld and not environment.get("inexact"):
+        reasons.append(f"{', '.join(unheld[:4])} had changed and could not be held in the checkpoint")
+    if reasons:
+        told = "; ".join(reasons)
         if not allow_inexact:
             raise SettingsError(f"Here the run would not end in the same bits: {told}. If that is fine: resume(folder, allow_inexact=True), --allow-inexact.")
         session.said.append(f"Exactness is not promised: {told}.")
-    checkpoints.restore(session.training, *newest.parsed)
     training = session.training
     session.said.append(f"Going on after step {training.step} (epoch {training.epoch + 1}), from {newest.published.path}.")
     settings = recorded

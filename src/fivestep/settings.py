@@ -35,7 +35,7 @@ class Settings:
     def from_json(cls, table: Mapping[str, Any]) -> Settings:
         if table.get("format") != FORMAT:
             raise SettingsError(f"These settings have format {table.get('format')!r}; this fivestep reads format {FORMAT}. Were they made by a newer version?")
-        return cls(dict(table["fit"]), dict(table.get("chosen", {})), dict(table.get("data", {})), dict(table.get("model", {})))
+        return cls(dict(table.get("fit", {})), dict(table.get("chosen", {})), dict(table.get("data", {})), dict(table.get("model", {})))
 
     def __repr__(self) -> str:
         lines = [f"  {name} = {value!r}" for name, value in self.asked.items()]

@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace as replace_fields
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import torch
@@ -18,15 +19,16 @@ from torch import nn
 
 from fivestep import files, seeds
 from fivestep.checks.findings import Finding, Findings
-from fivestep.errors import DataError, FindingsError, FivestepError, MissingInputError, NonFiniteError, SettingsError, UsageError
+from fivestep.errors import DataError, FindingsError, FivestepError, Interrupted, MissingInputError, NonFiniteError, SettingsError, UsageError
 from fivestep.model import building, models
 from fivestep.preparing import Session, prepare, what_the_loss_refuses
 from fivestep.reproducing import class_again, environment_differs, prepare_from_start, read_kept
 from fivestep.results import artifact as artifacts
 from fivestep.results import runs
 from fivestep.results.run import Model, Run, RunWithoutData
+from fivestep.results.verifying import verify_path
 from fivestep.resuming import prepare_again
-from fivestep.train import checkpoints
+from fivestep.train import checkpoints, replaying, signals
 from fivestep.train import epochs as training_epochs
 from fivestep.watch import console
 
@@ -93,25 +95,18 @@ def fit(
     """
     arguments = dict(locals())
     before = seeds.capture()  # the global generators belong to the user: given back as they were found
-    if lr == "find":
-        from fivestep.rates import find_rate
-
-        rate, sentence, table = find_rate(arguments, defaults())
-        arguments |= {"lr": rate, "rate_found": (sentence, table)}
-    session = prepare(arguments, defaults())
     try:
-        with kept_on_disk(session) as keeper, console.shown(session.progress):
-            with keeper.listening() if keeper is not None else contextlib.nullcontext():
-                training_epochs.train(session.training, session.plan)
-            return finish(session, keeper)
-    except NonFiniteError as error:
-        explain_non_finite(session, error)
-        raise
-    except (IndexError, RuntimeError, ValueError) as error:
-        lesson = None if isinstance(error, FivestepError) else what_the_loss_refuses(session)
-        if lesson is None:
-            raise
-        raise SettingsError(lesson) from error
+        with stopped_by_signals(folder) as heard:
+            if lr == "find":
+                from fivestep.rates import find_rate
+
+                rate, sentence, table = find_rate(arguments, defaults())
+                arguments |= {"lr": rate, "rate_found": (sentence, table)}
+            session = heard.session = prepare(arguments, defaults())
+            with kept_on_disk(session) as keeper, console.shown(session.progress):
+                with heard.polled_by(keeper), located_where_not_finite(session, keeper), told_what_the_loss_refuses(session):
+                    training_epochs.train(session.training, session.plan)
+                return finish(session, keeper)
     finally:
         seeds.restore(before)
 
@@ -129,7 +124,7 @@ def resume(folder: str | Path, *, epochs: int | None = None, allow_inexact: bool
     folder = Path(folder)
     recorded = runs.read_settings(folder)
     before, threads = seeds.capture(), torch.get_num_threads()
-    with files.Lock(folder):
+    with files.Lock(folder), stopped_by_signals(folder) as heard:
         try:
             settings, session, finished = prepare_again(folder, recorded, epochs, allow_inexact, objects, defaults())
             if finished:
@@ -143,7 +138,8 @@ def resume(folder: str | Path, *, epochs: int | None = None, allow_inexact: bool
                 runs.write(folder, "settings.json", settings.to_json())
             runs.rewrite_history(folder, session.training.history)
             with kept_on_disk(session, locked=True) as keeper, console.shown(session.progress):
-                with keeper.listening() if keeper is not None else contextlib.nullcontext():
+                heard.session = session
+                with heard.polled_by(keeper), located_where_not_finite(session, keeper):
                     training_epochs.train(session.training, session.plan)
                 return finish(session, keeper)
         finally:
@@ -154,6 +150,51 @@ def resume(folder: str | Path, *, epochs: int | None = None, allow_inexact: bool
 def defaults() -> dict[str, Any]:
     """The arguments of `fit` as they are where nothing is said."""
     return {name: parameter.default for name, parameter in inspect.signature(fit).parameters.items()}
+
+
+class Heard:
+    """What a signal finds: the session, once there is one, and the listener."""
+
+    def __init__(self, listener: signals.Listener):
+        self.listener = listener
+        self.session: Session | None = None
+
+    def polled_by(self, keeper: Any) -> contextlib.AbstractContextManager[None]:
+        """While the keeper looks at each step's edge a signal only sets a flag; without a keeper nothing could be saved, and it ends the run at once."""
+        if keeper is None:
+            return contextlib.nullcontext()
+        keeper.heard = self.listener
+        return self.listener.polling()
+
+
+@contextlib.contextmanager
+def stopped_by_signals(folder: Any) -> Iterator[Heard]:
+    """SIGTERM and SIGINT end what is inside with Interrupted, which says what stands and how to go on (RELIABILITY P2). Where nothing is written they are left
+    to the caller: `folder=None` must not take Ctrl-C away from a notebook."""
+    if folder is None:
+        yield Heard(signals.Listener())
+        return
+    with signals.listening() as listener:
+        heard = Heard(listener)
+        try:
+            yield heard
+        except signals.StopSignal as stop:
+            raise Interrupted(what_stands(heard.session, stop.number), exit_code=128 + stop.number) from None
+
+
+def what_stands(session: Session | None, number: int) -> str:
+    """The sentence for a signal that came before the first step, after the last one, or into a run without checkpoints."""
+    name = Signals(number).name
+    if session is None or session.folder is None:
+        return f"Stopped by {name} before the first step; nothing was trained or lost. Start it again."
+    training, parent = session.training, session.folder / "checkpoints"
+    if not parent.is_dir():
+        return (
+            f"Stopped by {name} after step {training.step}. Nothing of it was saved, as checkpoint=None. Start it again, with checkpoint='5min' for instance."
+        )
+    done = not training.unvalidated and (training.epoch >= session.plan.epochs or training.stopping.done)
+    left = "Training is done, its scores and model are not saved yet" if done else f"It had come to step {training.step}"
+    return f"Stopped by {name}. {left}; the checkpoints stand in {parent}. Go on with: fivestep resume {session.folder}"
 
 
 @contextlib.contextmanager
@@ -199,10 +240,31 @@ def check(model: Any, splits: Any, *, predict_rows: Any = None, **fit_settings: 
         return Findings(session.findings)
 
 
-def explain_non_finite(session: Session, error: NonFiniteError) -> None:
-    """The error holds its finding (D03, L21 or T01) beside those of before the run."""
-    if session.checks is not None:
-        error.findings = [*session.findings, session.checks.non_finite(error)]
+@contextlib.contextmanager
+def located_where_not_finite(session: Session, keeper: Any) -> Iterator[None]:
+    """Where something stops being finite inside, the last good state is restored and the steps are replayed to find where (RELIABILITY P6)."""
+    parent = None if session.folder is None else session.folder / "checkpoints"
+    on_disk = parent is not None and parent.is_dir()
+    restore = replaying.newest_on_disk(session.training, parent) if on_disk else replaying.held_in_memory(session.training)  # type: ignore[arg-type]
+    try:
+        yield
+    except NonFiniteError as error:
+        exact = replaying.located(session.training, session.plan, error, restore, asked_to_stop=lambda: keeper is not None and keeper.heard.number is not None)
+        if session.checks is not None:  # beside the findings of before the run: D03, L21 or T01
+            exact.findings = [*session.findings, session.checks.non_finite(exact)]
+        raise exact from None
+
+
+@contextlib.contextmanager
+def told_what_the_loss_refuses(session: Session) -> Iterator[None]:
+    """An error of torch's loss (checks=False, so nobody looked before) is told as what is wrong with the targets, where that is what it was."""
+    try:
+        yield
+    except (IndexError, RuntimeError, ValueError) as error:
+        lesson = None if isinstance(error, FivestepError) else what_the_loss_refuses(session)
+        if lesson is None:
+            raise
+        raise SettingsError(lesson) from error
 
 
 def finish(session: Session, keeper: Any = None, *, save: bool = True) -> Run:
@@ -250,6 +312,7 @@ def run_of(session: Session, **changed: Any) -> Run:
         can_predict=session.can_predict,
         checks=session.checks,
         prepared=session,
+        may_be_infinite=session.plan.may_be_infinite,
     )
     return Run(session.predictor, **(facts | changed))
 
@@ -328,9 +391,13 @@ def reproduce(folder: str | Path, **objects: Any) -> bool:
     return again == kept.weights_sha256
 
 
-def verify(path: str | Path) -> list[str]:
-    """Problems of an artifact or run folder, one text each; empty where it is sound."""
-    path = Path(path)
-    if (path / "model.fivestep").is_dir():
-        path = path / "model.fivestep"
-    return artifacts.verify_artifact(path)
+def verify(path: str | Path) -> list[Finding]:
+    """What is damaged or does not belong together in an artifact or a whole run folder; empty where all is sound, notes aside (RELIABILITY P5).
+
+    Each byte of each checkpoint and of the model is compared with its manifest, settings, findings, scores and history are read, and it is seen whether they
+    are of one run. Nothing is changed, and no lock is needed. Findings P08 to P14; severity "error" is damage. Raises MissingInputError where nothing is.
+
+    >>> fs.verify("runs/houses-0007")  # doctest: +SKIP
+    []
+    """
+    return verify_path(Path(path))

@@ -60,7 +60,7 @@ def test_every_code_that_a_rule_gives_is_explained() -> None:
     assert given <= set(CATALOGUE)
     for code, rule in CATALOGUE.items():
         assert rule.code == code and rule.letter == code[0] and rule.name and rule.explanation and rule.wrong and rule.right
-        assert rule.when in ("data", "probe", "during", "after", "never") and rule.severity in ("note", "warning", "error")
+        assert rule.when in ("data", "probe", "during", "after", "verify", "never") and rule.severity in ("note", "warning", "error")
 
 
 def test_the_catalogue_covers_the_shared_one() -> None:

@@ -300,6 +300,25 @@ def test_the_users_own_functions_are_asked_for_by_name(tmp_path):
     assert resume(tmp_path, loss=own_loss).weights_sha256 == fit(tmp_path / "whole", loss=own_loss).weights_sha256
 
 
+def test_c4_the_default_rhythm_stretches_where_saving_takes_long(tmp_path, monkeypatch):
+    """A save of 20 seconds every 5 minutes would cost 7 %; a rhythm that was chosen is kept."""
+    now = [0.0]
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now[0])
+    real = checkpoints.write
+
+    def slow(*arguments, **named):
+        now[0] += 20.0
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(checkpoints, "write", slow)
+    for rhythm, expected in (("5min", 20 + 99 * 20), ("1min", 20 + 60), ("10min", 20 + 600)):
+        now[0] = 0.0
+        plan = Plan(epochs=1, seed=0, batches=None, loss=None)
+        keeper = checkpoints.Keeper(tmp_path / rhythm, plan, checkpoint=rhythm, keep=3, on_error="stop", facts={})
+        keeper.begin(training())
+        assert keeper.due_time == expected
+
+
 def test_a_step_costs_less_than_a_microsecond(tmp_path):
     one = training()
     plan = Plan(epochs=1, seed=0, batches=None, loss=None)

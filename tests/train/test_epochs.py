@@ -122,6 +122,35 @@ def test_observers_are_told_in_order_and_change_no_bit():
     assert events[1].step == 1 and len(events[1].losses) == 1
 
 
+def test_s3_no_draw_of_foreign_code_moves_the_training(monkeypatch):
+    """Observers, metrics and augmentation that seed and draw from every global generator: dropout's masks and the order of rows stay as they are."""
+    import random
+
+    import numpy
+
+    def disturb(*_):
+        torch.manual_seed(7)
+        random.seed(7)
+        numpy.random.seed(7)
+        return torch.rand(3) + random.random() + numpy.random.rand()
+
+    def augment(inputs, generator):
+        disturb()
+        return inputs
+
+    def batches(epoch, generator):
+        disturb()
+        return torch.randperm(24, generator=generator).split(6)
+
+    plain = fit(
+        epochs=3, keep="last", augment=lambda inputs, generator: inputs, batches=lambda epoch, generator: torch.randperm(24, generator=generator).split(6)
+    )
+    disturbed = fit(
+        epochs=3, keep="last", augment=augment, batches=batches, observers=[disturb], metrics={"odd": lambda outputs, targets: float(disturb().sum())}
+    )
+    assert plain.weights_sha256 == disturbed.weights_sha256
+
+
 def test_validation_and_watching_the_test_change_no_bit():
     with_val, without = fit(epochs=4, keep="last"), fit(epochs=4, splits=splits(val=False))
     watched = fit(epochs=4, keep="last", splits=splits(test=True), watch_test=True)

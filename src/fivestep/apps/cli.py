@@ -12,10 +12,13 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from signal import Signals
 from typing import Any
 
 from fivestep._version import __version__
 from fivestep.errors import DataError, FindingsError, FivestepError
+
+WHAT_A_SIGNAL_LEAVES = "Nothing was left half written; a run that had begun to train goes on with: fivestep resume RUN"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -34,18 +37,23 @@ def run(argv: list[str]) -> int:
     as_json = "--json" in argv
     import typer
 
+    from fivestep.train import signals
+
     UsageMistake = typer.BadParameter.__mro__[2]  # ClickException: of click itself, or of the copy that newer typers bring along
 
     try:
         from fivestep.apps.commands import app
 
-        result = app(argv or ["--help"], standalone_mode=False)
+        with signals.listening():
+            result = app(argv or ["--help"], standalone_mode=False)
         sys.stdout.flush()  # a full disk under "> file" is told here, not by Python at its exit
         return result if isinstance(result, int) else 0
     except typer.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return complain("Stopped by Ctrl-C.", as_json, 130)
+    except signals.StopSignal as stop:
+        return complain(f"Stopped by {Signals(stop.number).name}. {WHAT_A_SIGNAL_LEAVES}", as_json, 128 + stop.number)
     except FivestepError as error:
         show_traceback(debug)
         if isinstance(error, DataError) and len(error.problems) > 1:

@@ -293,14 +293,16 @@ def show(what: Annotated[str, typer.Argument(help="A run or an artifact.")], as_
 
 @app.command()
 def verify(what: Annotated[str, typer.Argument(help="A run or an artifact.")], as_json: AsJson = False) -> int:
-    """Every byte of an artifact against its manifest."""
+    """Every byte of a run (checkpoints, history, records, model) or of an artifact; exit 66 where something is damaged."""
     from fivestep import workflow
 
-    if not Path(what).exists():
-        raise MissingInputError(f"There is nothing at {what}.")
-    problems = workflow.verify(what)
-    emit({"path": what, "problems": list(problems)}) if as_json else print("\n".join(problems) or f"{what}: sound")
-    return 66 if problems else 0
+    found = workflow.verify(what)
+    damage = [finding for finding in found if finding.severity == "error"]
+    if as_json:
+        emit({"path": what, "sound": not damage, "problems": [finding.what for finding in damage], "findings": [finding.to_json() for finding in found]})
+    else:
+        print("\n".join([str(finding) for finding in found] + ([] if damage else [f"{what}: sound"])))
+    return 66 if damage else 0
 
 
 @app.command()

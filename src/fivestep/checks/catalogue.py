@@ -1,7 +1,7 @@
 """The catalogue of silent mistakes: what `fivestep explain CODE` prints. Data only.
 
 The letter of a code is the stage: D data, S split and leakage, M model, L loss and target, O optimizer and rate, T dynamics, E evaluation, P persistence, I inference.
-`when`: "data" (from data or module alone), "probe" (on copies before the run), "during", "after", or "never" where the loop makes the mistake impossible or torch says it
+`when`: "data" (from data or module alone), "probe" (on copies before the run), "during", "after", "verify" (by `fivestep verify`), or "never" where the loop makes the mistake impossible or torch says it
 aloud. `severity` is what the rule gives at most. `wrong` and `right` are a line each.
 """
 
@@ -176,6 +176,14 @@ ENTRIES = (
     Rule("P05", "Scaler not saved", "never", "error", "Columns are saved with the model.", "torch.save(model.state_dict())  # the scaler is gone", "run.save(path)  # columns and scale with it"),
     Rule("P06", "A fitted buffer that is not persistent", "after", "warning", "register_buffer(persistent=False) leaves it out of state_dict.", "register_buffer('mean', m, persistent=False)", "register_buffer('mean', m)"),
     Rule("P07", "Same shapes, other hyper-parameters", "never", "warning", "The recipe is saved and compared.", "Net(heads=4) loads the weights of Net(heads=2)", "load(path): the recipe is compared"),
+    Rule("P08", "Artifact damaged", "verify", "error", "A byte of the saved model is not what was written, or the model does not answer its self-test rows as it did: a copy was cut off, a file was exchanged, or the disk failed.", "cp -r model.fivestep/weights.safetensors other.fivestep/", "fivestep verify MODEL after each copy"),
+    Rule("P09", "Checkpoint damaged", "verify", "error", "A checkpoint's bytes are not those that were hashed. A resume passes over it with a warning, keeps it aside and goes on from the one before.", "-", "keep_checkpoints=3"),
+    Rule("P10", "Record of a run damaged", "verify", "error", "settings.json, environment.json, findings.json or scores.json is lacking or cannot be read.", "edit settings.json", "fivestep fit --config RUN/settings.json --set lr=0.1"),
+    Rule("P11", "History does not add up", "verify", "error", "An epoch is missing in history.jsonl or stands there twice.", "cat a/history.jsonl >> b/history.jsonl", "fivestep resume RUN"),
+    Rule("P12", "Parts of two runs in one folder", "verify", "error", "A checkpoint or the model is whole, but was made with other settings or other data than the folder's record tells.", "cp -r runs/a/checkpoints runs/b/", "fivestep resume runs/a"),
+    Rule("P13", "Run has not ended", "verify", "note", "No model is saved yet: the run was stopped or killed, or still trains.", "-", "fivestep resume RUN"),
+    Rule("P14", "Leftovers beside the checkpoints", "verify", "note", "Damaged checkpoints that a resume kept aside, or what a killed writer left.", "-", "-"),
+    Rule("P15", "Not repeatable", "probe", "warning", "Rows or a module hold state that neither a seed nor a checkpoint reaches (a generator of a Dataset's own, an object in an attribute that forward changes): the run trains, but a resume or a second run does not end in the same bits.", "self.rng = numpy.random.default_rng()  # in a Dataset", "numpy.random.normal(...), seeded by (seed, epoch, row)"),
     # inference
     Rule("I01", "Raw rows at prediction", "after", "warning", "Rows were prepared for training and not for prediction.", "predict(raw)", "predict((raw - mean) / std)"),
     Rule("I02", "Columns reordered", "after", "warning", "The same columns in another order.", "predict(x[:, [3, 0, 1, 2]])", "predict a frame with names"),

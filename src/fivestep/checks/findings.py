@@ -46,12 +46,17 @@ class Finding:
         """The mistake's short name."""
         return CATALOGUE[self.code].name if self.code in CATALOGUE else self.code
 
+    @property
+    def is_damage(self) -> bool:
+        """Whether it tells what `fivestep verify` found on the disk: nothing that could be ignored."""
+        return self.code in CATALOGUE and CATALOGUE[self.code].when == "verify"
+
     def __str__(self) -> str:
         lines = [f"{self.code} {self.severity}: {self.name}", f"  seen   {self.what}"]
         if self.cause:
             lines.append(f"  costs  {self.cause}")
         if self.fix:
-            accepts = f' (ignore=["{self.code}"] accepts it.)' if self.severity != "note" else ""
+            accepts = f' (ignore=["{self.code}"] accepts it.)' if self.severity != "note" and not self.is_damage else ""
             lines.append(f"  fix    {self.fix}{accepts}")
         return "\n".join(lines)
 

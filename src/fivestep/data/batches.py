@@ -7,6 +7,7 @@ same rows gathered alone. Kernel: imports only torch, the standard library and `
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -243,6 +244,7 @@ class LoaderBatches:
             batch_sampler=keys,  # type: ignore[arg-type]  # any iterable of index lists will do
             collate_fn=self.collate,
             num_workers=self.workers,
+            worker_init_fn=leave_signals_to_the_trainer,
             pin_memory=self.device.type == "cuda",
             generator=seeds.generator(self.seed, "workers", n),  # else the DataLoader draws its base seed from the global stream
         )
@@ -253,3 +255,11 @@ class LoaderBatches:
             if self.augment is not None:
                 batch = batch._replace(inputs=augmented(self.augment, batch.inputs, self.seed, n, step))
             yield Counted.of(batch, len(keys[step - start]) if self.count is None else self.count(collated))
+
+
+def leave_signals_to_the_trainer(_: int) -> None:
+    """In a worker: Ctrl-C, and the SIGTERM of a batch system, reach all processes of a job. A worker that died of it would end the step that is to be saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        # The trainer's own last resort is SIGTERM too, so it does end the worker, after a minute in which the trainer has saved.
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(60))

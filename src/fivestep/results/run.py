@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable
 from dataclasses import replace as replace_fields
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fivestep import files
 from fivestep.data.batches import map_tensors, tensors_of
 from fivestep.data.data import Data, Part, Splits
 from fivestep.errors import ArtifactError, CannotCreateError, DataError, SettingsError, UsageError
@@ -26,12 +28,16 @@ from fivestep.results.predictor import ArrayRows, Predictor, as_array, as_source
 from fivestep.settings import Settings
 from fivestep.train import loop
 from fivestep.train import precision as precisions
+from fivestep.train.epochs import infinite_by_design
 
 if TYPE_CHECKING:
     from fivestep.results.company import Company
 
 SELF_TEST_ROWS = 8
+LARGEST_BLOCK = 65_536  # rows that a prediction is padded to: a number in an artifact must not be able to fill the memory
 FUNCTION = "(a function)"
+RAW = "raw."  # before the names of the self-test's rows as a table gives them
+WHAT_WRONG_CONTENTS_RAISE = (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, ZeroDivisionError, NotImplementedError)
 
 
 class Model:
@@ -41,6 +47,7 @@ class Model:
 
     def __init__(self, predictor: Predictor, *, task: str | None, recipe: dict[str, Any], facts: dict[str, Any] | None = None):
         self._predictor, self._task, self._recipe, self.facts = predictor, task, recipe, facts or {}
+        self._stored_rows: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}  # the self-test of the artifact it was loaded from
 
     @classmethod
     def from_artifact(cls, found: Any, model: Any = None) -> Model:
@@ -57,7 +64,7 @@ class Model:
             )
         else:
             args = recipe.get("args", {}) if recipe.get("kind") == "import" else {}
-            facts = {key: value for key, value in found.facts.get("model_facts", {}).items() if value is not None}
+            facts = {key: value for key, value in asked_of(found.facts, "model_facts", dict).items() if value is not None}
             module = model if isinstance(model, nn.Module) else building.build_model(model, args, facts=facts, seed=0).module
         head = None if found.facts.get("head") is None else losses.head_from_json(found.facts["head"])
         try:
@@ -68,22 +75,49 @@ class Model:
                 head.load_state_dict(own, assign=True)
         except (RuntimeError, KeyError) as error:
             raise ArtifactError(f"The weights do not fit this model: {error}") from error
-        columns = None if found.columns is None else Columns.from_json(found.columns)
-        decoding = Decoding.from_json(found.decoding)
         dtype = next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
-        autocast = precisions.autocast(str(found.facts.get("precision", "float32")), torch.device("cpu"))
-        predictor = Predictor(module.eval(), decoding, columns, int(found.facts["block"]), pick_of(found.facts.get("output")), head, autocast, dtype)
-        loaded = cls(predictor, task=decoding.task, recipe=recipe, facts=found.facts)
-        loaded._self_test(*found.self_test)
+        pick = pick_of(found.facts.get("output"))
+        try:
+            columns = None if found.columns is None else Columns.from_json(found.columns)
+            decoding = Decoding.from_json(found.decoding)
+            autocast = precisions.autocast(asked_of(found.facts, "precision", str), torch.device("cpu"))
+            predictor = Predictor(module.eval(), decoding, columns, block_of(found.facts), pick, head, autocast, dtype)
+            loaded = cls(predictor, task=decoding.task, recipe=recipe, facts=found.facts)
+            loaded._self_test(*found.self_test)
+            if found.facts.get("description_sha256") != description_digest(found.columns, found.decoding):
+                raise ArtifactError(f"{found.path}: its columns and classes are not those that its weights were saved with")
+        except (SettingsError, *WHAT_WRONG_CONTENTS_RAISE) as error:
+            if isinstance(error, ArtifactError):
+                raise
+            raise ArtifactError(f"{found.path} does not hold what it should: {type(error).__name__}: {error}") from error
+        loaded._stored_rows = found.self_test
         return loaded
 
     def _self_test(self, inputs: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-        if not inputs:
-            return
+        """The stored rows give the stored outputs; of a table also the raw rows the final values, through columns and decoding."""
+        raw = {name: tensor for name, tensor in inputs.items() if name.startswith(RAW)}
+        inputs = {name: tensor for name, tensor in inputs.items() if not name.startswith(RAW)}
+        if not inputs or (self._predictor.columns is not None) != bool(raw):
+            raise ArtifactError("The artifact holds no self-test rows, so nothing shows that it answers as it did.")
         outputs = self._predictor.outputs(ArrayRows(from_names(inputs)))
-        told = artifacts.self_test_passes(to_names(outputs), expected)
+        found = to_names(outputs)
+        if raw:
+            found |= self._final_values(raw)
+        told = artifacts.self_test_passes(found, expected)
         if not told:
             raise ArtifactError(f"On the self-test rows {told.message}")
+        classes = self._predictor.decoding.classes
+        if classes is not None and self._predictor.decoding.task in ("binary", "multiclass"):
+            probabilities = self._predictor.decode(outputs, probabilities=True)
+            if probabilities.shape[1] != len(classes):
+                raise ArtifactError(f"The model tells {probabilities.shape[1]} classes apart, and the artifact names {len(classes)}.")
+
+    def _final_values(self, raw: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What raw rows of a table give in the end: values in the target's unit, or probabilities."""
+        numbers = raw[RAW + "numbers"].masked_fill(raw[RAW + "missing"], torch.nan)  # files hold no NaN
+        outputs = self._predictor.outputs(ArrayRows(self._predictor.columns.encoder()(numbers, raw[RAW + "codes"])))
+        classed = self._predictor.decoding.task in ("binary", "multiclass", "multilabel")
+        return {RAW + "values": torch.as_tensor(self._predictor.decode(outputs, probabilities=classed)).detach().cpu().contiguous()}
 
     @property
     def model(self) -> nn.Module:
@@ -242,23 +276,29 @@ class Model:
             return artifacts.save_state_dict(path, state, replace=replace)
         if path.exists() and not replace and not (path / "artifact.json").exists():
             raise CannotCreateError(f"{path} exists and is no artifact; it is not overwritten. Choose another path.")
-        facts = dict(self.facts) | {"block": predictor.block}
+        columns = predictor.columns.to_json() if predictor.columns is not None else None
+        facts = dict(self.facts) | {"block": predictor.block, "description_sha256": description_digest(columns, predictor.decoding.to_json())}
         if predictor.head is not None:
             facts["head"] = losses.head_to_json(predictor.head)
         return artifacts.save_artifact(
             path,
             recipe=self._recipe,
             state=state,
-            columns=predictor.columns.to_json() if predictor.columns is not None else None,
+            columns=columns,
             decoding=predictor.decoding.to_json(),
             self_test=self._self_test_rows(),
             facts=facts,
             card=self._card(),
+            may_be_infinite=self._infinite_buffers() & set(state),
             replace=replace,
         )
 
+    def _infinite_buffers(self) -> frozenset[str]:
+        """Buffers that hold infinities by design; of a loaded model all that do, as they were accepted when it was saved."""
+        return infinite_by_design(self.model)
+
     def _self_test_rows(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        return {}, {}
+        return self._stored_rows
 
     def _card(self) -> str:
         return "# A model trained with fivestep\n"
@@ -296,11 +336,12 @@ class Run(Model):
         can_predict: bool = True,
         checks: Any = None,
         prepared: Any = None,
+        may_be_infinite: frozenset[str] | None = None,
     ):
         super().__init__(predictor, task=task, recipe=recipe)
         self.splits, self.history, self.settings, self.findings, self.folder = splits, history, settings, findings, folder
         self._metrics, self._encoded, self._targets, self._seed, self._watched_test = metrics, encoded, targets_in_unit, seed, watched_test
-        self._evaluate_loss, self.can_predict, self._checks = evaluate_loss, can_predict, checks
+        self._evaluate_loss, self.can_predict, self._checks, self._may_be_infinite = evaluate_loss, can_predict, checks, may_be_infinite
         self._scored: dict[tuple[str, str], scoring.Scores] = {}  # the task's own scores, by split and weights
         self._looked_at: set[str] = set()
         self._prepared = prepared  # everything the run was made from, for `eject`
@@ -389,6 +430,10 @@ class Run(Model):
     def _add_findings(self, found: list[Any]) -> None:
         self.findings += [finding for finding in found if finding.code not in {known.code for known in self.findings}]
 
+    def _infinite_buffers(self) -> frozenset[str]:
+        """Those that held infinities before the first step; what training made infinite is never saved."""
+        return super()._infinite_buffers() if self._may_be_infinite is None else self._may_be_infinite
+
     def calibrate(self) -> float:
         """Fit a temperature on validation and keep it where it helps; returns it (1.0: left as it was)."""
         targets = self._targets("val")
@@ -409,7 +454,12 @@ class Run(Model):
         inputs = map_tensors(lambda tensor: tensor.to(self._predictor.dtype) if tensor.is_floating_point() else tensor, source.take(rows)[0])
         if not all(tensor.dim() for tensor in tensors_of(inputs)) or not tensors_of(inputs):
             return {}, {}
-        return to_names(inputs), to_names(self._predictor.outputs(ArrayRows(inputs)))
+        named, outputs = to_names(inputs), to_names(self._predictor.outputs(ArrayRows(inputs)))
+        if self._predictor.columns is not None:
+            numbers, codes = self._predictor.columns.raw(self.splits.train.data.typed.take(self.splits.train.indices[: len(rows)].numpy()))
+            raw = {RAW + "numbers": numbers.nan_to_num(0.0), RAW + "missing": numbers.isnan(), RAW + "codes": codes}
+            named, outputs = named | raw, outputs | self._final_values(raw)
+        return named, outputs
 
     def _card(self) -> str:
         best = self.best or {}
@@ -500,7 +550,7 @@ class RunWithoutData(Run):
         Model.__init__(self, model._predictor, task=model._task, recipe=model._recipe, facts=model.facts)
         self.history, self.settings, self.findings, self.folder = history, settings, findings, folder
         self.why, self._kept_self_test = why, self_test
-        self._metrics = self._checks = None
+        self._metrics = self._checks = self._may_be_infinite = None
 
     @property
     def splits(self) -> Any:  # type: ignore[override]
@@ -555,6 +605,7 @@ def time_order(values: Any) -> Tensor | None:
 
 def initialise_lazy(module: nn.Module, inputs: dict[str, Tensor]) -> None:
     """A lazy module gets its shapes from the self-test rows before weights can be loaded."""
+    inputs = {name: tensor for name, tensor in inputs.items() if not name.startswith(RAW)}
     if inputs and any(isinstance(tensor, nn.parameter.UninitializedParameter) for tensor in module.parameters()):
         with loop.evaluating(module, first=True):
             loop.forward(module, from_names(inputs))
@@ -578,6 +629,25 @@ def from_names(named: dict[str, Tensor]) -> Any:
     return tuple(named[name] for name in sorted(named, key=lambda name: int(name.rpartition(".")[2])))
 
 
+def asked_of(facts: dict[str, Any], name: str, kind: type) -> Any:
+    """A fact of an artifact. Raises ArtifactError where it is not there or of another type."""
+    if type(facts.get(name)) is not kind:
+        raise ArtifactError(f"The artifact's fact {name!r} should be a {kind.__name__}; it is {str(facts.get(name))[:60]!r}.")
+    return facts[name]
+
+
+def block_of(facts: dict[str, Any]) -> int:
+    block = asked_of(facts, "block", int)
+    if not 1 <= block <= LARGEST_BLOCK:
+        raise ArtifactError(f"The artifact says that it predicts in blocks of {block} rows; 1 to {LARGEST_BLOCK:,} are possible.")
+    return block
+
+
+def description_digest(columns: Any, decoding: Any) -> str:
+    """SHA-256 that ties columns and classes to the weights they were saved with."""
+    return hashlib.sha256(files.write_json({"columns": columns, "decoding": decoding})).hexdigest()
+
+
 def predictor_output(output: Any) -> str | int | None:
     """`output=` as an artifact holds it; a function cannot be held, which `pick_of` says when it is loaded."""
     return output if output is None or isinstance(output, (str, int)) else FUNCTION
@@ -592,5 +662,5 @@ def pick_of(output: Any) -> Any:
             "or give output= a key or an index; the weights alone are in weights.safetensors of the artifact."
         )
     if not isinstance(output, (str, int)):
-        raise SettingsError(f"output={output!r} in the artifact is neither a key nor an index.")
+        raise ArtifactError(f"output={str(output)[:60]!r} in the artifact is neither a key nor an index.")
     return lambda outputs: outputs[output]

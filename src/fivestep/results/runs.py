@@ -21,8 +21,8 @@ import torch
 
 from fivestep import files
 from fivestep._version import __version__
-from fivestep.errors import CannotCreateError, MissingInputError
-from fivestep.settings import Settings
+from fivestep.errors import ArtifactError, CannotCreateError, MissingInputError
+from fivestep.settings import FORMAT, Settings
 
 LOOKS_WITHOUT_FOLDER: dict[str, int] = {}  # looks of runs that write nothing, counted for this process
 
@@ -86,19 +86,36 @@ def read_settings(folder: Path) -> Settings:
     table = read(folder, "settings.json")
     if table is None:
         raise MissingInputError(f"{folder} is no run folder: it holds no settings.json.")
+    known = ("fit", "chosen", "data", "model")
+    if not isinstance(table, dict) or (
+        table.get("format") == FORMAT and (set(table) != {"format", *known} or not all(isinstance(table[key], dict) for key in known))
+    ):
+        raise ArtifactError(f"{folder / 'settings.json'} does not hold what fivestep writes there: it was damaged or changed.")
     return Settings.from_json(table)
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """What the bits of a run depend on, as `environment` wrote it; {} where nothing is known. Raises ArtifactError."""
+    table = read(folder, "environment.json", {})
+    kinds = {"threads": int, "inexact": list}
+    if not isinstance(table, dict) or any(type(table.get(key, kind())) is not kind for key, kind in kinds.items()) or not 1 <= table.get("threads", 1) <= 4096:
+        raise ArtifactError(f"{folder / 'environment.json'} does not hold what fivestep writes there: it was damaged or changed.")
+    return table
 
 
 def append_history(folder: Path, row: dict[str, Any]) -> None:
     """One more line of history.jsonl. Not synced to the disk line by line (13 ms an epoch): what a resumed run needs stands in its checkpoint."""
-    finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
-    with open(folder / "history.jsonl", "ab") as file:
-        file.write(files.write_json(finite, indent=None).rstrip(b"\n") + b"\n")
+    files.append_line(folder / "history.jsonl", line_of(row))
+
+
+def line_of(row: dict[str, Any]) -> bytes:
+    """A row of history as a line of JSON, which has no word for NaN and infinity: null."""
+    return files.write_json({key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}, indent=None)
 
 
 def rewrite_history(folder: Path, rows: list[dict[str, Any]]) -> None:
     """history.jsonl cut back to what a checkpoint knows: no epoch stands there twice after a resume."""
-    files.write_atomic(folder / "history.jsonl", b"".join(files.write_json(row, indent=None) for row in rows))
+    files.write_atomic(folder / "history.jsonl", b"".join(map(line_of, rows)))
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:

@@ -18,12 +18,14 @@ from fivestep.errors import SettingsError
 
 class Average:
     """`name` "EMA": average = decay * average + (1 - decay) * weights after each step. "SWA": the plain mean of the weights at the end of each epoch from
-    `start` (a fraction of the epochs) on. Buffers that are floats (BatchNorm's statistics) are averaged in the same way; others are taken as they are.
+    `start` (a fraction of the epochs) on. Buffers that are floats (BatchNorm's statistics) are averaged in the same way; others are taken as they are, and so
+    are those that begin with infinities (a mask): the mean of -inf and -inf is NaN.
     """
 
     def __init__(self, model: nn.Module, name: str, *, decay: float = 0.999, start: float = 0.75):
         self.name, self.decay, self.start = name, decay, start
-        self.live: list[Tensor] = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
+        buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point() and bool(buffer.isfinite().all())]
+        self.live: list[Tensor] = [*(parameter for parameter in model.parameters() if parameter.is_floating_point()), *buffers]
         self.averaged: list[Tensor] = [tensor.detach().clone() for tensor in self.live]
         self.count = 0
 

@@ -6,16 +6,13 @@ puts a fresh `Training` into the state it had. Checkpoints are taken at the edge
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import re
 import signal
 import sys
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +23,13 @@ from fivestep import files, seeds, tensors
 from fivestep.errors import ArtifactError, FivestepError, Interrupted, MissingInputError, SettingsError, StorageError
 from fivestep.model.optimizers import join_state, restore_optimizer, split_state
 from fivestep.train.epochs import Plan, StopAsked, Training, check_weights, gather
+from fivestep.train.signals import Listener
 
 PREFIX = "step-"
 FILES = ("state.safetensors", "state.json")
 LIMIT = 256_000_000  # bytes of state.json: the history of a million epochs
 RETRY_SECONDS = 60.0
+DEFAULT_SECONDS = 300.0  # checkpoint="5min"
 
 
 # -- what changes during a run -----------------------------------------------------------------------------------------------------------------------------------
@@ -59,13 +58,16 @@ def capture(training: Training) -> tuple[dict[str, Tensor], Any]:
             "best_state": training.best_state,
             "best_epoch": training.best_epoch,
             "test_looks": training.test_looks,
+            "attributes": {} if training.attributes is None else training.attributes.capture(),
+            "unheld": [] if training.attributes is None else training.attributes.unheld(),
             "streams": streams_as_tensors(seeds.capture()),
         }
     )
 
 
-def restore(training: Training, state_tensors: Mapping[str, Tensor], entry: Any) -> None:
-    """Put into `training` what `capture` took out of one made from the same settings. Raises ArtifactError where the two do not fit.
+def restore(training: Training, state_tensors: Mapping[str, Tensor], entry: Any) -> list[str]:
+    """Put into `training` what `capture` took out of one made from the same settings; returns the names of attributes that had changed and could not be held.
+    Raises ArtifactError where the two do not fit.
 
     The order matters: weights, then the optimizer, then the schedule (it replays and must find the optimizer's rates); the random streams come last, when
     `epochs.train` has everything else ready.
@@ -87,6 +89,8 @@ def restore(training: Training, state_tensors: Mapping[str, Tensor], entry: Any)
             training.scaler.load_state_dict(state["scaler"])
         if training.average is not None:
             training.average.load_state_dict(state["average"])
+        if training.attributes is not None:
+            training.attributes.restore(state["attributes"])
         training.stopping.load_state_dict(state["stopping"])
         training.epoch, training.step, training.step_in_epoch = state["epoch"], state["step"], state["step_in_epoch"]
         training.unvalidated = state["unvalidated"]
@@ -96,6 +100,7 @@ def restore(training: Training, state_tensors: Mapping[str, Tensor], entry: Any)
         best = state["best_state"]
         training.best_state = None if best is None else {name: value.to(device) if isinstance(value, Tensor) else value for name, value in best.items()}
         training.streams = streams_from_tensors(state["streams"])
+        return state["unheld"]
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         if isinstance(error, FivestepError):
             raise
@@ -176,24 +181,26 @@ def name_of(step: int) -> str:
     return f"{PREFIX}{step:012d}"
 
 
-def write(parent: Path, training: Training, facts: Mapping[str, Any], *, replace: bool = False) -> Path:
-    """The folder of a new checkpoint, durable when this returns. Raises StorageError, with nothing changed; NonFiniteError where a weight is not finite."""
-    check_weights(training, [])
+def write(parent: Path, training: Training, facts: Mapping[str, Any], *, replace: bool = False, may_be_infinite: frozenset[str] = frozenset()) -> Path:
+    """The folder of a new checkpoint, durable when this returns. Raises StorageError, with nothing changed; NonFiniteError where weights or state are not finite."""
+    check_weights(training, [], may_be_infinite)
     state_tensors, entry = capture(training)
     contents = {"state.safetensors": tensors.StateWriter(state_tensors), "state.json": files.write_json(entry, indent=None)}
     places = {"step": training.step, "epoch": training.epoch, "step_in_epoch": training.step_in_epoch}
     return files.publish(parent, name_of(training.step), contents, facts=places | dict(facts), replace=replace)
 
 
+def parsed(published: files.Published) -> tuple[dict[str, Tensor], Any]:
+    """(tensors, JSON) of a checkpoint's verified bytes, for `restore`. Raises ArtifactError."""
+    what = str(published.path / "state.safetensors")
+    found = tensors.state_from_bytes(published.contents["state.safetensors"], what=what, finite=False)
+    return found, files.read_json(published.contents["state.json"], limit=LIMIT, what=str(published.path / "state.json"))
+
+
 def read_newest(parent: Path) -> files.Newest:
     """The newest valid checkpoint; `.parsed` is (tensors, JSON) for `restore`. Damaged ones are set aside as `.bad` and told (C3)."""
 
-    def parse(published: files.Published) -> tuple[dict[str, Tensor], Any]:
-        what = str(published.path / "state.safetensors")
-        found = tensors.state_from_bytes(published.contents["state.safetensors"], what=what, finite=False)
-        return found, files.read_json(published.contents["state.json"], limit=LIMIT, what=str(published.path / "state.json"))
-
-    newest = files.newest_valid(parent, PREFIX, FILES, parse=parse)
+    newest = files.newest_valid(parent, PREFIX, FILES, parse=parsed)
     for path, reason in newest.damaged:
         warnings.warn(f"{path} is damaged and was passed over: {reason}", stacklevel=3)
     if newest.published is None:
@@ -247,9 +254,11 @@ class Keeper:
     def __init__(self, parent: Path, plan: Plan, *, checkpoint: Any, keep: int, on_error: str, facts: Mapping[str, Any]):
         self.parent, self.plan, self.keep, self.on_error, self.facts = parent, plan, keep, on_error, facts
         self.rhythm, self.every = read_rhythm(checkpoint)
-        self.signal: int | None = None
+        self.heard = Listener()  # hears nothing, until `workflow` gives the one that does
         self.stopped = False  # whether the run was ended by a signal before its end
         self.saved_step = -1
+        self.save_seconds = 0.0  # of the last checkpoint
+        self.told = False  # which attributes no checkpoint can hold
         self.due_step = sys.maxsize
         self.due_time = float("inf")
 
@@ -268,7 +277,7 @@ class Keeper:
         self._next(training)
 
     def after_step(self, training: Training) -> bool:
-        if self.signal is not None:
+        if self.heard.number is not None:
             return self._stop(training)
         if (training.step >= self.due_step or time.monotonic() >= self.due_time) and training.step_in_epoch < self.plan.batches.steps(training.epoch):
             self._save(training)  # at the last step of an epoch it waits for the validation: one name, one state
@@ -276,7 +285,7 @@ class Keeper:
 
     def after_epoch(self, training: Training) -> bool:
         ended = not training.unvalidated and (training.epoch >= self.plan.epochs or training.stopping.done)
-        if self.signal is not None and not ended:
+        if self.heard.number is not None and not ended:
             return self._stop(training)
         if ended or self.rhythm == "epoch" or training.step >= self.due_step or time.monotonic() >= self.due_time:
             # A run that a signal stopped between the last step and the end of its validation has this step's name already, with the state before it.
@@ -286,7 +295,7 @@ class Keeper:
     def polled(self, batches: Iterable[Any]) -> Iterator[Any]:
         """The batches of a validation, until a signal comes."""
         for batch in batches:
-            if self.signal is not None:
+            if self.heard.number is not None:
                 raise StopAsked
             yield batch
 
@@ -311,50 +320,38 @@ class Keeper:
         self._next(training)
 
     def _write(self, training: Training, *, replace: bool = False) -> None:
+        began = time.monotonic()
         try:
-            write(self.parent, training, self.facts, replace=replace)
+            write(self.parent, training, self.facts, replace=replace, may_be_infinite=self.plan.may_be_infinite)
         except (SettingsError, ValueError) as error:
             if isinstance(error, FivestepError) and not isinstance(error, StorageError):
                 error.args = (f"{error.args[0]} Or train without checkpoints: checkpoint=None.", *error.args[1:])
             raise
         self.saved_step = training.step
+        unheld = [] if training.attributes is None or self.told else training.attributes.unheld()
+        if unheld:
+            self.told = True
+            warnings.warn(
+                f"{', '.join(unheld[:4])} changes while the model trains and cannot be held in a checkpoint (it is no number, text, tensor, list or dict of these), "
+                "so a resumed run would not end in the same bits. Keep it in a buffer or a number.",
+                stacklevel=2,
+            )
         best = next((row["step"] for row in reversed(training.history) if row["epoch"] == training.best_epoch), None)
         protected = {name_of(0)} | (set() if best is None else {name_of(best)})
         files.prune(self.parent, self.keep, protected, prefix=PREFIX)
+        self.save_seconds = time.monotonic() - began
 
     def _next(self, training: Training) -> None:
         if self.rhythm == "steps":
             self.due_step = (training.step // int(self.every) + 1) * int(self.every)
         elif self.rhythm == "seconds":
-            self.due_time = time.monotonic() + self.every
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """SIGTERM and SIGINT set a flag inside; a second one ends the process at once. Only the main thread can listen; elsewhere they do what they did."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def handle(number: int, _: Any) -> None:
-            if self.signal is not None:
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
-                return
-            self.signal = number
-            with contextlib.suppress(OSError):
-                os.write(2, b"\nStopping after this step; once more stops at once.\n")
-
-        # Set in any case: a job started with `nohup ... &` inherits SIGINT as ignored.
-        before: list[tuple[int, Callable[..., Any] | int | None]] = [(number, signal.signal(number, handle)) for number in (signal.SIGTERM, signal.SIGINT)]
-        try:
-            yield
-        finally:
-            for number, handler in before:
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            # The default rhythm stretches for a model whose saving takes long, so that it costs at most 1 % of the time; a rhythm that was chosen is kept.
+            stretched = 99 * self.save_seconds if self.every == DEFAULT_SECONDS else 0.0
+            self.due_time = time.monotonic() + max(self.every, stretched)
 
     def interrupted(self, training: Training, folder: Path) -> Interrupted:
         """What to raise after the run was ended by a signal."""
-        number = self.signal or signal.SIGINT
+        number = self.heard.number or signal.SIGINT
         return Interrupted(
             f"Stopped by {signal.Signals(number).name} after step {training.step} (epoch {training.epoch + 1}); everything is saved in "
             f"{self.parent / name_of(training.step)}. Go on with: fivestep resume {folder}   or in Python fs.resume({str(folder)!r})",

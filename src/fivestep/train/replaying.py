@@ -99,8 +99,16 @@ def replayed(training: Training, plan: Plan, last_step: int, asked_to_stop: Call
             return True
         return one.step > last_step + plan.batches.steps(one.epoch)
 
-    again = replace(
-        plan, step=checked, user_step=None, batches=watch.batches(), observers=(), watch_test=None, after_step=after_step, after_epoch=lambda _: asked_to_stop()
+    again = replace(  # eager, also where the run was compiled: a graph has no place to look into
+        plan,
+        step=checked,
+        user_step=None,
+        program=None,
+        batches=watch.batches(),
+        observers=(),
+        watch_test=None,
+        after_step=after_step,
+        after_epoch=lambda _: asked_to_stop(),
     )
     before = seeds.capture()
     try:

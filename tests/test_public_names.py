@@ -13,13 +13,14 @@ import fivestep
 
 # What users type, and the errors they catch. A name is added here and in CHANGELOG.md on purpose, never by accident.
 DATA = {"Data", "Splits", "datasets"}
-TRAIN = {"fit", "check", "resume"}
+TRAIN = {"fit", "check", "resume", "load_run", "reproduce", "watch"}
+IMPROVE = {"sweep", "cross_validate", "compare", "FivestepClassifier", "FivestepRegressor"}
 USE = {"Run", "Model", "Scores", "load", "verify"}
 ERRORS = {
     "FivestepError", "UsageError", "DataError", "MissingInputError", "ArtifactError", "TrainingError", "NonFiniteError", "CannotCreateError", "StorageError",
     "LockedError", "SettingsError", "FindingsError", "Interrupted", "Finding",
 }  # fmt: skip
-CONTRACT = DATA | TRAIN | USE | ERRORS
+CONTRACT = DATA | TRAIN | IMPROVE | USE | ERRORS
 
 
 def in_a_fresh_python(code: str) -> str:

@@ -5,7 +5,7 @@ comes from at run time, and the same for editors and type checkers, who cannot l
 
 >>> import fivestep as fs
 >>> [name for name in dir(fs) if name.startswith("lo")]
-['load']
+['load', 'load_run']
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from fivestep._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from fivestep import datasets as datasets
+    from fivestep import watch as watch
     from fivestep.checks.findings import Finding as Finding
     from fivestep.data.data import Data as Data
     from fivestep.data.data import Splits as Splits
@@ -32,12 +33,19 @@ if TYPE_CHECKING:
     from fivestep.errors import StorageError as StorageError
     from fivestep.errors import TrainingError as TrainingError
     from fivestep.errors import UsageError as UsageError
+    from fivestep.estimators import FivestepClassifier as FivestepClassifier
+    from fivestep.estimators import FivestepRegressor as FivestepRegressor
+    from fivestep.experiments import compare as compare
+    from fivestep.experiments import cross_validate as cross_validate
+    from fivestep.experiments import sweep as sweep
     from fivestep.model.scores import Scores as Scores
     from fivestep.results.run import Model as Model
     from fivestep.results.run import Run as Run
     from fivestep.workflow import check as check
     from fivestep.workflow import fit as fit
     from fivestep.workflow import load as load
+    from fivestep.workflow import load_run as load_run
+    from fivestep.workflow import reproduce as reproduce
     from fivestep.workflow import resume as resume
     from fivestep.workflow import verify as verify
 
@@ -50,12 +58,22 @@ _HOME = {
     "fit": "fivestep.workflow",
     "check": "fivestep.workflow",
     "resume": "fivestep.workflow",
+    "watch": "fivestep.watch",  # a module: observers
+    "load_run": "fivestep.workflow",
+    "reproduce": "fivestep.workflow",
+    # improve
+    "sweep": "fivestep.experiments",
+    "cross_validate": "fivestep.experiments",
+    "compare": "fivestep.experiments",
     # use
     "Run": "fivestep.results.run",
     "Model": "fivestep.results.run",
     "Scores": "fivestep.model.scores",
     "load": "fivestep.workflow",
     "verify": "fivestep.workflow",
+    # improve
+    "FivestepClassifier": "fivestep.estimators",
+    "FivestepRegressor": "fivestep.estimators",
     # findings and errors
     "Finding": "fivestep.checks.findings",
     "FivestepError": "fivestep.errors",

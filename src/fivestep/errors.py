@@ -105,6 +105,10 @@ class Interrupted(FivestepError):
         super().__init__(message)
         self.exit_code = exit_code
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows below an interrupted cell: the way on, without the frames of a run that did nothing wrong."""
+        return [f"Interrupted: {self}"]
+
 
 class NonFiniteError(FindingsError, TrainingError):
     """A loss, gradient or weight became NaN or infinite; `findings` holds it (D03, L21 or T01) beside those of before the run.

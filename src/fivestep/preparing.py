@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fivestep import seeds
-from fivestep.checks import gate
+from fivestep import automatic, seeds
+from fivestep.checks import gate, refusals
+from fivestep.data.augmenting import make_augment
 from fivestep.data.batches import map_tensors
 from fivestep.data.data import Splits, as_splits
 from fivestep.errors import FindingsError, SettingsError
@@ -40,6 +41,7 @@ from fivestep.feeding import (
 from fivestep.model import building, losses, models, optimizers
 from fivestep.model import metrics as scoring
 from fivestep.results import runs
+from fivestep.results.eject import obstacles
 from fivestep.results.predictor import Predictor
 from fivestep.settings import Settings, record
 from fivestep.train import checkpoints, compiled, loop
@@ -48,7 +50,7 @@ from fivestep.train.averaging import make_average
 from fivestep.train.epochs import Plan, Training
 from fivestep.train.events import EpochEnded
 from fivestep.train.stopping import Stopping
-from fivestep.watch import console
+from fivestep.watch import console, notebook
 
 if TYPE_CHECKING:
     from fivestep.checks.findings import Finding
@@ -83,25 +85,34 @@ class Session:
     batch_size: int = 32
     user_metrics: dict[str, Callable[..., Any]] = field(default_factory=dict)
     keepers: list[checkpoints.Keeper] = field(default_factory=list)
+    progress: Any = None  # what tells people how far the run is; closed when it ends, however it ends
 
 
 def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: bool = False) -> Session:
     """Everything before the first step. `defaults` are the arguments of `fit` where nothing is said: only what differs from them is recorded."""
     ask = arguments
     splits = as_splits(ask["splits"])
+    if isinstance(ask["model"], str) and ask["model"] == "auto" and "built" not in ask:
+        splits = automatic.with_embeddings(splits)
     seed, device = ask["seed"], choose_device(ask["device"])
     check_arguments(ask, splits)
     said: list[str] = list(splits.train.data.notes)
     chosen: dict[str, Any] = {}
 
+    if "rate_found" in ask:  # by lr="find"
+        sentence, chosen["lr_found"] = ask["rate_found"]
+        said.append(sentence)
+
     # model
     facts = {"num_inputs": splits.num_inputs, "num_outputs": splits.num_outputs, "num_categories": splits.num_categories, "task": splits.task}
     model, model_args = ask["model"], dict(ask["model_args"] or {})
     if model == "auto":
-        model, model_defaults, sentence = models.choose(splits.task, splits.num_inputs, splits.image_shape, len(splits.train))
-        model_args = model_defaults | model_args
-        said.append(sentence)
-        chosen["model"] = model
+        auto = automatic.choose(splits, ask)
+        model, model_args = auto.model, auto.args
+        ask = ask | auto.settings
+        said.append(auto.sentence)
+        chosen |= {"model": model, "auto": auto.settings}
+    ask = ask | {"augment": make_augment(ask["augment"])}
     if model == "cnn" and splits.image_shape is not None:
         facts["image_shape"] = splits.image_shape
     built = ask.get("built")  # by `resume`, from the recipe
@@ -111,7 +122,12 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     module = built.module
     report = None
     if ask["weights"] is not None:
-        report = building.load_weights(module, ask["weights"], strict=ask["weights_strict"])
+        try:
+            report = building.load_weights(module, ask["weights"], strict=ask["weights_strict"])
+        except SettingsError as refusal:
+            if ask["weights_strict"] or not ask["checks"]:
+                raise
+            raise FindingsError([refusals.no_weight_fits(refusal)]) from refusal
         said.append(str(report).splitlines()[0])
     _, frozen_modules = building.freeze(module, ask["freeze"]) if ask["freeze"] else ([], [])
     module.to(device)
@@ -123,8 +139,13 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     own_step = ask["compute"] is not None or ask["step"] is not None
     try:
         outputs = first_outputs(module, encoded["train"], device, pick, seed)
-    except SettingsError:
+    except SettingsError as refusal:
         if not own_step:
+            why = refusals.rows_do_not_fit(splits, module, refusal) if ask["checks"] else None
+            if why is not None and why.code not in ask["ignore"]:
+                raise FindingsError([why]) from refusal
+            if splits.columns is not None:
+                raise SettingsError(f"{refusal}{refusals.how_columns_are_encoded(splits)}") from refusal
             raise
         outputs = None  # with compute= or step= forward need not take the training rows (a GAN's takes noise)
 
@@ -146,7 +167,7 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     loss_module = raw_loss.to(device=device, dtype=dtype) if isinstance(raw_loss, nn.Module) else None
     loss_name = losses.loss_name(raw_loss) if raw_loss is not None else None
     kind = losses.LOSSES.get(loss_name or "")
-    task = task or (kind.task if kind is not None else None)
+    task = task_of_outputs(task or (kind.task if kind is not None else None), outputs, loss_name)
     center, scale = target_scale(splits, ask, kind)
     if splits.columns is not None and raw_loss is not None:
         for part_name, source in encoded.items():
@@ -164,11 +185,14 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     # optimizer and schedule
     num_epochs = 100 if ask["epochs"] == "auto" else ask["epochs"]
     batch_size = len(encoded["train"]) if ask["batch_size"] == "all" else choose_batch_size(built, splits) if ask["batch_size"] == "auto" else ask["batch_size"]
-    if ask["epochs"] == "auto":
+    if arguments["epochs"] == "auto":
         chosen["epochs"] = num_epochs
-    if ask["batch_size"] == "auto":
+    if arguments["batch_size"] == "auto":
         chosen["batch_size"] = batch_size
     train_batches = make_batches(splits, encoded["train"], ask, device, dtype, batch_size, seed)
+    still = refusals.nothing_to_train(module, loss_module) if ask["checks"] and not callable(ask["optimizer"]) else None
+    if still is not None and still.code not in ask["ignore"]:
+        raise FindingsError([still])
     optimizer = optimizers.make_optimizer(
         ask["optimizer"], module, lr=None if ask["lr"] == "auto" else ask["lr"], groups=ask["groups"] or {}, loss=loss_module, device=str(device.type)
     )
@@ -188,6 +212,8 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     )
     keep = ("best" if splits.val is not None else "last") if ask["keep"] == "auto" else ask["keep"]
     patience = ask["patience"]
+    if arguments["patience"] == "auto" and patience != "auto":
+        chosen["patience"] = patience
     if patience == "auto":
         patience = (10 if splits.val is not None and ask["epochs"] == "auto" else None) if splits.val is not None else None
         chosen["patience"] = patience
@@ -247,9 +273,13 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
         source = encoded[part_name]
         batches = partial(evaluation_batches, source, evaluation_rows(source), device, dtype)
         value, kept = loop.evaluate(module, objective, batches(), weigh=weigh, compute=ask["compute"], autocast=autocast, keep_outputs=not own_step)
+        if raw_loss is None:
+            return value
         with torch.no_grad():
-            rows = [losses.by_row(raw_loss, pick(outputs) if pick else outputs, batch.targets, batch.weights) for outputs, batch in zip(kept, batches())]
-        if not rows or any(row is None for row in rows):
+            pairs = zip(kept, batches())
+            found = [losses.by_row(raw_loss, pick(outputs) if pick else outputs, batch.targets, batch.weights) for outputs, batch in pairs]
+        rows = [row for row in found if row is not None]
+        if not rows or len(rows) < len(found):
             return value
         return torch.cat([totals for totals, _ in rows]), torch.cat([counts for _, counts in rows])
 
@@ -286,10 +316,11 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
         watch_test=validate("test") if ask["watch_test"] and splits.test is not None and ask["step"] is None else None,
         frozen=frozen_modules,
         observers=observers,
+        facts={"model": built.recipe.get("name") or type(module).__name__} | asked_settings(arguments, defaults) | chosen,
     )
     settings = Settings(asked_settings(arguments, defaults), chosen, data_record(splits), built.recipe)
     session = Session(
-        arguments, settings, splits, built, training, plan, decoding, raw_loss, loss_name, predictor, task, device, None, encoded, targets_in_unit, evaluate_loss,
+        ask, settings, splits, built, training, plan, decoding, raw_loss, loss_name, predictor, task, device, None, encoded, targets_in_unit, evaluate_loss,
         said=said, can_predict=outputs is not None, weights_report=report, batch_size=batch_size, user_metrics=user_functions(ask["metrics"]), keepers=keepers,
     )  # fmt: skip
     if ask["checks"]:
@@ -300,12 +331,18 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
         observers.append(session.checks.see)
     if only_check:
         return session
+    if ask["folder"] is not None and "built" not in ask:  # told before the run, and only where something is kept that one would later eject
+        said += [f"Cannot be written as a script later (eject): {why}" for why in obstacles(ask, splits, built)]
     if ask["compile"] is not None:
         compile_steps(session)
     if not ask["quiet"]:
-        observers.append(console.observer(session))
+        if notebook.running():
+            observers.append(notebook.observer(session))
+        else:
+            session.progress = console.observer(session)
+            observers.append(session.progress)
     if "built" in ask:  # `resume` goes on in a folder that is there
-        session.folder = Path(ask["folder"])
+        session.folder = None if ask["folder"] is None else Path(ask["folder"])
     elif ask["folder"] is not None:
         session.folder = runs.create(ask["folder"], ask["name"], run_stem(splits, model))
         runs.write(session.folder, "settings.json", settings.to_json())
@@ -317,6 +354,36 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     if ask["watch_test"] and splits.test is not None:
         observers.append(partial(count_test_look, session))
     return session
+
+
+def what_the_loss_refuses(session: Session) -> str | None:
+    """Why torch's loss ended a run (labels out of range, shapes that do not fit), looked up in all targets of all splits; None where that is not the reason.
+
+    With checks on, this was said before the first step; this is for `checks=False`, where torch's own words ("Target 3 is out of bounds") name no row and no way on.
+    """
+    if session.loss is None:
+        return None
+    for name, source in session.encoded.items():
+        if not hasattr(source, "targets"):
+            continue
+        outputs = first_outputs(session.built.module, source, session.device, picker(session.arguments["output"]), session.arguments["seed"])
+        count = len(source.targets[0]) if source.targets and isinstance(source.targets[0], Tensor) else 0
+        every = map_tensors(lambda tensor, count=count: tensor[:1].cpu().expand(count, *tensor.shape[1:]) if tensor.dim() else tensor, outputs)
+        problem = losses.shape_problem(session.loss, every, source.targets)
+        if problem is not None:
+            return f"In the {name} rows: {problem}"
+    return None
+
+
+def task_of_outputs(task: str | None, outputs: Any, loss_name: str | None) -> str | None:
+    """The task that labels tell, mended by the outputs: three logits and labels 0 and 1 are several classes, one number for many labels is a regression."""
+    if not isinstance(outputs, Tensor) or outputs.dim() != 2:
+        return task
+    if task == "binary" and outputs.shape[1] > 2:
+        return "multiclass"
+    if task == "multiclass" and outputs.shape[1] == 1 and loss_name is None:
+        return "regression"
+    return task
 
 
 def compile_steps(session: Session) -> None:
@@ -365,7 +432,7 @@ def check_arguments(ask: dict[str, Any], splits: Splits) -> None:
     if ask["mode"] not in (None, "min", "max"):
         raise SettingsError(f'mode={ask["mode"]!r} is not known. Use "min" or "max".')
     if isinstance(ask["lr"], str) and ask["lr"] != "auto":
-        raise SettingsError(f'lr={ask["lr"]!r}: give a number or "auto". The learning-rate test ("find") is not built yet.')
+        raise SettingsError(f'lr={ask["lr"]!r}: give a number, "auto", or "find" (a learning-rate test before the run; by fit, not by check).')
     if isinstance(ask["lr"], (int, float)) and not isinstance(ask["lr"], bool) and not 0 <= ask["lr"] < float("inf"):
         raise SettingsError(f"lr={ask['lr']!r}: a learning rate is a finite number of at least 0.")
     checkpoints.read_rhythm(ask["checkpoint"])
@@ -424,9 +491,9 @@ def user_functions(metrics: Any) -> dict[str, Callable[..., Any]]:
 
 
 def metric_inputs(predictor: Predictor, outputs: Any, task: str | None, name: str, given: Any) -> Any:
-    """What a metric gets: a user's function the raw outputs, a named one probabilities or values in the target's unit."""
+    """What a metric gets: a user's function the raw outputs (in the target's unit where it was scaled), a named one probabilities or values in the target's unit."""
     if name in user_functions(given):
-        return outputs
+        return predictor.outputs_in_unit(outputs)
     outputs = predictor.after_head(outputs)
     return predictor.decoding.probabilities(outputs) if task in ("binary", "multiclass", "multilabel") else predictor.decoding.values(outputs)
 

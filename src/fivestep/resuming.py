@@ -34,20 +34,8 @@ def prepare_again(
     if facts.get("settings") != checkpoints.settings_hash(recorded.to_json()):
         raise SettingsError(f"{folder / 'settings.json'} is not what it was when the run began, so it cannot go on from there. Start a new run instead.")
 
-    # What "auto" picked stays picked: `patience` would be another with another number of epochs.
-    asked = dict(recorded.asked) | {key: recorded.chosen[key] for key in ("epochs", "batch_size", "patience", "keep", "compile") if key in recorded.chosen}
-    for left_out in ("weights", "model_args", "folder", "name"):  # every weight comes from the checkpoint, the arguments from the recipe
-        asked.pop(left_out, None)
-    may_be_given = {"model", "splits", "observers", "quiet", "checkpoint", "keep_checkpoints", "on_checkpoint_error"}
-    may_be_given |= {key for key, value in asked.items() if is_object(value)}
-    for key in objects:
-        if key not in may_be_given:
-            known = "cannot be changed in the middle of a run; start a new one" if key in defaults else "is no setting of fit"
-            raise UsageError(f"resume({key}=...): {key} {known}. It takes epochs=, allow_inexact= and what cannot be read from the run's folder.")
-    ask = dict(defaults)
-    ask |= {key: found_again(key, value) for key, value in asked.items() if key not in objects}
-    ask |= {key: value for key, value in objects.items() if key != "splits"}
-    before = asked.get("epochs", 100)
+    ask = arguments_again(recorded, objects, defaults)
+    before = recorded.asked.get("epochs", recorded.chosen.get("epochs", 100))
     if epochs is not None:
         if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < before:
             raise UsageError(f"epochs={epochs!r}: the run was made for {before} epochs and can only become longer.")
@@ -60,6 +48,8 @@ def prepare_again(
             f"The data is not what {folder} was trained on: {recorded.data.get('source')}, or its split, has changed since. "
             "Restore the file, or give the same splits: resume(folder, splits=...)."
         )
+    if recorded.data["options"].get("categories") == "codes" and splits.train.data.options.get("categories") == "auto":
+        splits = splits.with_categories("codes")  # as the run chose for them, which were given again
     torch.set_num_threads(environment.get("threads", torch.get_num_threads()))
     built = building.rebuild(recorded.model, seed=ask["seed"], model=objects.get("model"))
     ask |= dict(model=None, splits=splits, built=replace_fields(built, recipe=recorded.model), folder=folder, name=None)
@@ -95,7 +85,26 @@ def prepare_again(
     return settings, session, artifact.exists() and not training.unvalidated and (training.epoch >= ask["epochs"] or training.stopping.done)
 
 
-def splits_again(recorded: dict[str, Any]) -> Splits:
+def arguments_again(recorded: Settings, objects: dict[str, Any], defaults: dict[str, Any], verb: str = "resume") -> dict[str, Any]:
+    """The arguments of `fit` from a run's record; `objects` are those that its folder cannot hold. What "auto" picked stays picked."""
+    # `patience` would be another with another number of epochs.
+    picked = {key: recorded.chosen[key] for key in ("epochs", "batch_size", "patience", "keep", "compile") if key in recorded.chosen}
+    asked = dict(recorded.asked) | recorded.chosen.get("auto", {}) | picked
+    for left_out in ("weights", "model_args", "folder", "name"):  # every weight comes from the checkpoint, the arguments from the recipe
+        asked.pop(left_out, None)
+    may_be_given = {"model", "splits", "observers", "quiet", "checkpoint", "keep_checkpoints", "on_checkpoint_error"}
+    may_be_given |= {key for key, value in asked.items() if is_object(value)}
+    for key in objects:
+        if key not in may_be_given:
+            known = "cannot be changed in the middle of a run; start a new one" if key in defaults else "is no setting of fit"
+            takes = "epochs=, allow_inexact= and " if verb == "resume" else ""
+            raise UsageError(f"{verb}({key}=...): {key} {known}. It takes {takes}what cannot be read from the run's folder.")
+    ask = dict(defaults)
+    ask |= {key: found_again(key, value, verb) for key, value in asked.items() if key not in objects}
+    return ask | {key: value for key, value in objects.items() if key != "splits"}
+
+
+def splits_again(recorded: dict[str, Any], verb: str = "resume") -> Splits:
     """The splits of a run from its record, where its data was one file or folder, or one for each split. Raises UsageError where it was not, MissingInputError."""
     options = dict(recorded["split_options"])
     own_files = options.pop("given", False)
@@ -103,10 +112,10 @@ def splits_again(recorded: dict[str, Any]) -> Splits:
     def read_again(source: str, how: dict[str, Any]) -> Data:
         if recorded["kind"] not in ("table", "images") or (recorded["kind"] == "table" and not Path(source).suffix):
             raise UsageError(
-                "The data of this run did not come from a file, so it must be given again: resume(folder, splits=...); or name a file to evaluate."
+                f"The data of this run did not come from a file, so it must be given again: {verb}(folder, splits=...); or name a file to evaluate."
             )
         if not Path(source).exists():
-            raise MissingInputError(f"The data of this run was {source}, and it is not there. Put it back, or give the data: resume(folder, splits=...).")
+            raise MissingInputError(f"The data of this run was {source}, and it is not there. Put it back, or give the data: {verb}(folder, splits=...).")
         return (Data.table if recorded["kind"] == "table" else Data.images)(source, **how)
 
     train = read_again(recorded["source"], recorded["options"])
@@ -125,10 +134,10 @@ def is_object(value: Any) -> bool:
     return isinstance(value, list) and any(map(is_object, value))
 
 
-def found_again(name: str, value: Any) -> Any:
+def found_again(name: str, value: Any, verb: str = "resume") -> Any:
     """A recorded setting as fit takes it: classes and functions are imported. Raises UsageError, naming the argument, for what must be given."""
     if isinstance(value, list):
-        return [found_again(name, item) for item in value]
+        return [found_again(name, item, verb) for item in value]
     if not isinstance(value, dict):
         return value
     if set(value) == {"import"}:
@@ -138,8 +147,8 @@ def found_again(name: str, value: Any) -> Any:
             for part in qualname.split("."):
                 found = getattr(found, part)
             return found
-        raise UsageError(f"{name} of this run was {module}.{qualname}, which cannot be imported here. Give it: resume(folder, {name}=...).")
+        raise UsageError(f"{name} of this run was {module}.{qualname}, which cannot be imported here. Give it: {verb}(folder, {name}=...).")
     if value.keys() & {"instance", "tensor", "array"}:
         kind = value.get("instance") or "a large array"
-        raise UsageError(f"{name} of this run was {kind}, which a run's folder cannot hold. Give it: resume(folder, {name}=...).")
-    return {key: found_again(name, item) for key, item in value.items()}
+        raise UsageError(f"{name} of this run was {kind}, which a run's folder cannot hold. Give it: {verb}(folder, {name}=...).")
+    return {key: found_again(name, item, verb) for key, item in value.items()}

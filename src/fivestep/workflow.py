@@ -11,25 +11,24 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace as replace_fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from fivestep import files, seeds
-from fivestep.errors import FindingsError, NonFiniteError, UsageError
+from fivestep.checks.findings import Finding, Findings
+from fivestep.errors import DataError, FindingsError, FivestepError, MissingInputError, NonFiniteError, SettingsError, UsageError
 from fivestep.model import building, models
-from fivestep.preparing import Session, prepare
+from fivestep.preparing import Session, prepare, what_the_loss_refuses
+from fivestep.reproducing import class_again, environment_differs, prepare_from_start, read_kept
 from fivestep.results import artifact as artifacts
 from fivestep.results import runs
-from fivestep.results.run import Model, Run
+from fivestep.results.run import Model, Run, RunWithoutData
 from fivestep.resuming import prepare_again
 from fivestep.train import checkpoints
 from fivestep.train import epochs as training_epochs
 from fivestep.watch import console
-
-if TYPE_CHECKING:
-    from fivestep.checks.findings import Finding
 
 
 def fit(
@@ -94,15 +93,25 @@ def fit(
     """
     arguments = dict(locals())
     before = seeds.capture()  # the global generators belong to the user: given back as they were found
+    if lr == "find":
+        from fivestep.rates import find_rate
+
+        rate, sentence, table = find_rate(arguments, defaults())
+        arguments |= {"lr": rate, "rate_found": (sentence, table)}
     session = prepare(arguments, defaults())
     try:
-        with kept_on_disk(session) as keeper:
+        with kept_on_disk(session) as keeper, console.shown(session.progress):
             with keeper.listening() if keeper is not None else contextlib.nullcontext():
                 training_epochs.train(session.training, session.plan)
             return finish(session, keeper)
     except NonFiniteError as error:
         explain_non_finite(session, error)
         raise
+    except (IndexError, RuntimeError, ValueError) as error:
+        lesson = None if isinstance(error, FivestepError) else what_the_loss_refuses(session)
+        if lesson is None:
+            raise
+        raise SettingsError(lesson) from error
     finally:
         seeds.restore(before)
 
@@ -133,7 +142,7 @@ def resume(folder: str | Path, *, epochs: int | None = None, allow_inexact: bool
             if settings != recorded:
                 runs.write(folder, "settings.json", settings.to_json())
             runs.rewrite_history(folder, session.training.history)
-            with kept_on_disk(session, locked=True) as keeper:
+            with kept_on_disk(session, locked=True) as keeper, console.shown(session.progress):
                 with keeper.listening() if keeper is not None else contextlib.nullcontext():
                     training_epochs.train(session.training, session.plan)
                 return finish(session, keeper)
@@ -176,6 +185,7 @@ def check(model: Any, splits: Any, *, predict_rows: Any = None, **fit_settings: 
             raise UsageError(f"check takes the arguments of fit; {given!r} is none of them.{building.nearest(given, allowed)}")
     arguments = allowed | fit_settings
     arguments |= dict(model=model, splits=splits, folder=None, quiet=True, predict_rows=predict_rows)
+    arguments["lr"] = "auto" if arguments["lr"] == "find" else arguments["lr"]  # nothing is trained here
     import copy
 
     if isinstance(model, nn.Module):
@@ -185,8 +195,8 @@ def check(model: Any, splits: Any, *, predict_rows: Any = None, **fit_settings: 
         try:
             session = prepare(arguments, allowed, only_check=True)
         except FindingsError as stopped:
-            return stopped.findings
-        return session.findings
+            return Findings(stopped.findings)
+        return Findings(session.findings)
 
 
 def explain_non_finite(session: Session, error: NonFiniteError) -> None:
@@ -205,24 +215,7 @@ def finish(session: Session, keeper: Any = None, *, save: bool = True) -> Run:
         session.findings += late
         if not ask["quiet"]:
             console.say_findings(late)
-    run = Run(
-        session.predictor,
-        splits=splits,
-        history=session.training.history,
-        settings=session.settings,
-        findings=session.findings,
-        folder=session.folder,
-        task=session.task,
-        metrics=ask["metrics"],
-        recipe=session.built.recipe,
-        encoded=session.encoded,
-        targets_in_unit=session.targets_in_unit,
-        seed=ask["seed"],
-        watched_test=session.training.test_looks,
-        evaluate_loss=session.evaluate_loss,
-        can_predict=session.can_predict,
-        checks=session.checks,
-    )
+    run = run_of(session)
     if (
         ask["calibrate"]
         and splits.val is not None
@@ -236,6 +229,29 @@ def finish(session: Session, keeper: Any = None, *, save: bool = True) -> Run:
         runs.write(session.folder, "findings.json", [finding.to_json() for finding in session.findings])
         run.save(session.folder / ("model.fivestep" if run.can_predict else "weights.safetensors"), replace="built" in ask)
     return run
+
+
+def run_of(session: Session, **changed: Any) -> Run:
+    """The `Run` that users hold, of a session whose weights are the kept ones."""
+    facts: dict[str, Any] = dict(
+        splits=session.splits,
+        history=session.training.history,
+        settings=session.settings,
+        findings=Findings(session.findings),
+        folder=session.folder,
+        task=session.task,
+        metrics=session.arguments["metrics"],
+        recipe=session.built.recipe,
+        encoded=session.encoded,
+        targets_in_unit=session.targets_in_unit,
+        seed=session.arguments["seed"],
+        watched_test=session.training.test_looks,
+        evaluate_loss=session.evaluate_loss,
+        can_predict=session.can_predict,
+        checks=session.checks,
+        prepared=session,
+    )
+    return Run(session.predictor, **(facts | changed))
 
 
 # -- loading -----------------------------------------------------------------------------------------------------------------------------------------------------
@@ -252,6 +268,64 @@ def load(path: str | Path, model: Any = None, *, sha256: str | None = None) -> M
         path = path / "model.fivestep"
     found = artifacts.read_artifact(path, expected=models.expected_of_recipe, sha256=sha256)
     return Model.from_artifact(found, model)
+
+
+def load_run(folder: str | Path, **objects: Any) -> Run:
+    """A finished run from its folder, as `fit` returned it: history, findings, settings; evaluate, predict, plot, eject, save.
+
+    `objects` are what no folder can hold, under their names in `fit` (`splits=`, `model=`, `loss=`, ...), as for `resume`. Where the data cannot be read again
+    and is not given, the run predicts and says of everything else what it would need. Raises MissingInputError where the run has not ended.
+
+    >>> fs.load_run("runs/houses-0007").evaluate("val")  # doctest: +SKIP
+    """
+    folder = Path(folder)
+    recorded = runs.read_settings(folder)
+    kept = read_kept(folder)
+    findings = Findings(Finding.from_json(entry) for entry in runs.read(folder, "findings.json", []))
+    history = runs.read_history(folder)
+    before = seeds.capture()
+    try:
+        session = prepare_from_start(folder, recorded, objects, defaults(), "load_run")
+    except (UsageError, MissingInputError, DataError) as error:
+        if set(objects) - {"model"} or kept.artifact is None:
+            raise
+        model = objects.get("model") or class_again(recorded.model)
+        return RunWithoutData(
+            Model.from_artifact(kept.artifact, model), str(error), history=history, settings=recorded, findings=findings, folder=folder,
+            self_test=kept.artifact.self_test,
+        )  # fmt: skip
+    finally:
+        seeds.restore(before)
+    kept.put_into(session)
+    session.folder = folder
+    run = run_of(session, history=history, findings=findings, settings=recorded)
+    if kept.artifact is not None:
+        run._self_test(*kept.artifact.self_test)
+    return run
+
+
+def reproduce(folder: str | Path, **objects: Any) -> bool:
+    """Whether a finished run, fitted again from its record, ends in the same weights, bit for bit; prints the SHA-256 of both. Nothing is written.
+
+    `objects` as for `load_run`. Where torch, device or processor are others than in the run, and the bits are not equal, that is printed too.
+
+    >>> fs.reproduce("runs/houses-0007")  # doctest: +SKIP
+    """
+    folder = Path(folder)
+    recorded = runs.read_settings(folder)
+    kept = read_kept(folder)
+    before, threads = seeds.capture(), torch.get_num_threads()
+    try:
+        session = prepare_from_start(folder, recorded, objects, defaults(), "reproduce")
+        training_epochs.train(session.training, session.plan)
+    finally:
+        seeds.restore(before)
+        torch.set_num_threads(threads)
+    again = building.parameter_hash(session.training.model.state_dict())
+    print(f"run    {kept.weights_sha256}\nagain  {again}")
+    if again != kept.weights_sha256 and (told := environment_differs(folder, session.device)):
+        print(f"Equal bits are not promised here: {told}.")
+    return again == kept.weights_sha256
 
 
 def verify(path: str | Path) -> list[str]:

@@ -262,7 +262,7 @@ def test_parquet_and_a_folder_of_images(here, capsys):
 
 
 def test_show_and_verify_and_what_a_damaged_artifact_gets(here, capsys):
-    assert "mlp" in shell(capsys, "show", "runs/one")[1]
+    assert "ensemble" in shell(capsys, "show", "runs/one")[1]
     assert json.loads(shell(capsys, "show", "runs/one", "--json")[1])["rows"]["train"] == 140
     assert json.loads(shell(capsys, "verify", "runs/one", "--json")[1])["problems"] == []
     weights = Path("runs/one/model.fivestep/weights.safetensors")

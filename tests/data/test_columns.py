@@ -604,3 +604,34 @@ def test_any_table_is_typed_fitted_and_read_again_or_refused_by_a_typed_error(ro
             assert torch.equal(columns.targets(typed.table), columns.targets(typed))
         if categories == "onehot":
             assert encoded.shape == (len(typed), len(columns.input_names))
+
+
+# -- far outside -----------------------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_rows_far_outside_of_the_training_range_are_counted_once_a_row():
+    typed = read_columns({"a": [0.0, 10.0, 5.0], "b": [1.0, 2.0, 3.0], "c": [7.0, 7.0, 7.0], "y": [1.0, 2.0, 3.0]}, target="y")
+    columns = Columns.fit(typed, [0, 1, 2])
+    new = {"a": [20.0, 20.1, -11.0, 5.0], "b": [2.0, 99.0, 2.0, 2.0], "c": [7.0, 7.0, 7.0, 1e9]}  # 20 is one width away, not farther; c has no width to go by
+    told = [note for note in columns.read_for_prediction(new).notes if "far outside" in note]
+    assert len(told) == 1 and told[0].startswith("2 of 4 rows lie far outside") and "first row 1)" in told[0]
+    near_by = {"a": [11.0], "b": [2.0], "c": [7.0]}
+    assert not any("far outside" in note for note in columns.read_for_prediction(near_by).notes)
+
+
+def test_predictions_beyond_the_training_targets_are_counted():
+    typed = read_columns({"a": [0.0, 10.0, 5.0], "y": [1.0, 2.0, 100.0]}, target="y")
+    columns = Columns.fit(typed, [0, 1])
+    assert (columns.targets_[0].low, columns.targets_[0].high) == (1.0, 2.0)  # of training rows
+    assert columns.beyond_targets({"y": np.array([1.0, 1.5, 2.0])}) == ()
+    (told,) = columns.beyond_targets({"y": np.array([0.5, 1.5, 7.0])})
+    assert "2 of 3 predictions" in told and "1 to 2 (farthest: 7)" in told
+
+
+def test_columns_of_an_artifact_from_before_target_ranges_are_read():
+    columns = Columns.fit(read_columns({"a": [0.0, 10.0], "y": [1.0, 2.0]}, target="y"), [0, 1])
+    content = columns.to_json()
+    for target in content["targets_"]:
+        del target["low"], target["high"]
+    older = Columns.from_json(content)
+    assert older.targets_[0].low is None and older.beyond_targets({"y": np.array([99.0])}) == ()

@@ -322,14 +322,3 @@ def test_a1_the_weights_of_a_users_own_model_are_not_known_beforehand() -> None:
     assert models.expected_of_recipe({"kind": "import", "module": "os", "qualname": "system"}) is None
     args = models.complete_arguments("linear", ARGUMENTS["linear"])
     assert models.expected_of_recipe({"kind": "built-in", "name": "linear", "args": args}) == models.expected_tensors("linear", args)
-
-
-def test_choose_goes_by_the_kind_of_data_and_what_it_chooses_can_be_built() -> None:
-    name, args, sentence = models.choose("regression", 13, None, 506)
-    assert name == "mlp" and "506 rows" in sentence and "\n" not in sentence
-    models.expected_tensors(name, args | {"num_inputs": 13, "num_outputs": 1})
-    for shape in ((1, 8, 8), (3, 32, 32), (1, 28, 28), (3, 224, 200), (1, 1, 1)):
-        name, args, sentence = models.choose("multiclass", None, shape, 100)
-        assert name == "cnn" and "\n" not in sentence
-        models.expected_tensors(name, args | {"num_outputs": 10})
-    assert models.choose(None, None, None, None)[0] == "mlp"

@@ -239,7 +239,8 @@ def test_a_folder_that_is_no_artifact_is_not_overwritten(tmp_path):
 
 def test_repr_and_report_card_say_what_was_kept():
     run = fit(folder="runs", epochs=3)
-    assert "Net, 3 epochs" in repr(run) and str(run.folder) in repr(run) and "<pre>" in run._repr_html_()
+    assert "Net, 3 epochs" in repr(run) and str(run.folder) in repr(run)
+    assert "kept epoch" in run._repr_html_() and str(run.folder) in run._repr_html_()
     assert "trained with fivestep" in (run.folder / "model.fivestep" / "README.md").read_text()
 
 

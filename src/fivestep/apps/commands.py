@@ -69,17 +69,22 @@ def fit(
     splits = data_and_splits(data, options, split, val, test)
     run = workflow.fit(model or named_model or "auto", splits, quiet=quiet, **settings)
     scores = run.evaluate("val" if splits.val is not None else "train")
+    report = None
     if run.folder is not None:
         from fivestep.results import runs
 
         runs.write(run.folder, "scores.json", scores.to_json())
+        report = str(run.report())
+    company = company_of(run)
     if as_json:
-        emit({"run": str(run.folder) if run.folder else None, "scores": scores.to_json(), "epochs": len(run.history), "weights_sha256": run.weights_sha256,
-              "findings": [finding.to_json() for finding in run.findings]})  # fmt: skip
+        emit({"run": str(run.folder) if run.folder else None, "report": report, "scores": scores.to_json(), "company": company.to_json() if company else None,
+              "epochs": len(run.history), "weights_sha256": run.weights_sha256, "findings": [finding.to_json() for finding in run.findings]})  # fmt: skip
         return
-    print(scores)
+    print_scores(scores)
+    if company is not None:
+        print(company)
     if run.folder is not None:
-        print(f"\nrun    {run.folder}\nmodel  {run.folder}/model.fivestep")
+        print(f"\nrun    {run.folder}\nmodel  {run.folder}/model.fivestep\nreport {report}")
         own = f" --model {model or named_model}" if ".py:" in str(model or named_model) else ""
         commands = [] if Path(data).is_dir() else [f"fivestep predict {run.folder} NEW.csv -o out.csv{own}"]
         if splits.test is not None:
@@ -110,8 +115,71 @@ def resume(
     if as_json:
         emit({"run": run, "scores": scores.to_json(), "epochs": len(ended.history), "weights_sha256": ended.weights_sha256})
         return
-    print(scores)
+    print_scores(scores)
     print(f"\nrun    {run}\nmodel  {run}/model.fivestep")
+
+
+@app.command()
+def sweep(
+    data: Annotated[str, typer.Argument(help="CSV, TSV or Parquet file, or a folder of images.")],
+    target: Target = None,
+    over: Annotated[
+        list[str] | None, typer.Option(help="What is varied: lr=0.1,0.01 or model.width=32,64 or lr=1e-4..1e-1 with --search random; again for more.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Trainings of each variant; with one nothing can be said to be better.")] = 1,
+    search: Annotated[str, typer.Option(help="grid, random, halving or optuna")] = "grid",
+    trials: Annotated[int | None, typer.Option(help="How many variants are drawn where it is no grid.")] = None,
+    storage: Annotated[str | None, typer.Option(help="Of an Optuna study: a journal file or a database's URL.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes for what is not stacked.")] = None,
+    model: Annotated[str | None, typer.Option(help="auto, linear, mlp, resnet, cnn, or FILE.py:CLASS")] = None,
+    epochs: Annotated[int | None, typer.Option()] = None,
+    folder: Annotated[str | None, typer.Option(help="Where runs are kept (default: runs).")] = None,
+    name: Annotated[str | None, typer.Option(help="The sweep's name; default: sweep and a number.")] = None,
+    config: Config = None,
+    set_: SetOption = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train many variants, say what helped and what could be luck, and train the best again as one run."""
+    from fivestep import experiments
+
+    settings, options, split, named_model = put_together(config, set_, epochs=epochs, folder=folder, name=name)
+    if target is not None:
+        options["target"] = target_names(target)
+    if options.get("target") is None and not Path(data).is_dir():
+        raise UsageError("Which column is to be predicted? Name it: --target COLUMN")
+    if not over:
+        raise UsageError("What is to be varied? Name it: --over lr=0.1,0.01 --over model.width=32,64")
+    unknown_settings(settings)
+    splits = data_and_splits(data, options, split, None, None)
+    found = experiments.sweep(
+        model or named_model or "auto", splits, dict(map(read_over, over)), seeds=seeds, search=search, trials=trials, storage=storage, workers=workers,
+        quiet=quiet, **settings,
+    )  # fmt: skip
+    best = found.best
+    if as_json:
+        emit({"sweep": str(found.folder) if found.folder else None, "best": str(best.folder) if best.folder else None, "best_settings": found.best_settings,
+              "comparison": found.comparison.to_json(), "table": found.table.to_dicts()})  # fmt: skip
+        return
+    print(found)
+    if best.folder is not None:
+        print(f"\nbest   {best.folder}\nmodel  {best.folder}/model.fivestep")
+        if splits.test is not None:
+            print(f"next   fivestep evaluate {best.folder} --split test")
+
+
+@app.command()
+def compare(
+    paths: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of runs on the same rows.")],
+    split: Annotated[str, typer.Option(help="val, or test (which counts as a look for each run).")] = "val",
+    metric: Annotated[str | None, typer.Option(help="loss, or a metric's name.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Runs beside each other, paired by row and seed: what is better, and what could be luck."""
+    from fivestep import experiments
+
+    compared = experiments.compare(*paths, split=split, metric=metric)
+    emit(compared.to_json()) if as_json else print(compared)
 
 
 @app.command()
@@ -162,7 +230,7 @@ def evaluate(
         scores = loaded.evaluate(file)
     else:
         scores = evaluate_split(Path(model), loaded, split or "val")
-    emit(scores.to_json()) if as_json else print(scores)
+    emit(scores.to_json()) if as_json else print_scores(scores)
 
 
 @app.command()
@@ -219,7 +287,7 @@ def show(what: Annotated[str, typer.Argument(help="A run or an artifact.")], as_
     for key, value in facts.items():
         if value is not None:
             print(
-                f"{key:14}{', '.join(f'{k}={v}' for k, v in value.items()) if isinstance(value, dict) else f'{value:,}' if isinstance(value, int) else value}"
+                f"{key:14}{', '.join(f'{k}={short(v)}' for k, v in value.items()) if isinstance(value, dict) else f'{value:,}' if isinstance(value, int) else value}"
             )
 
 
@@ -233,6 +301,58 @@ def verify(what: Annotated[str, typer.Argument(help="A run or an artifact.")], a
     problems = workflow.verify(what)
     emit({"path": what, "problems": list(problems)}) if as_json else print("\n".join(problems) or f"{what}: sound")
     return 66 if problems else 0
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(help="The folder of a run whose data can be read again.")],
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Where the report goes (default: RUN/report.html).")] = None,
+    model_class: Annotated[str | None, typer.Option("--model", help="FILE.py:CLASS of a model of your own.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What was trained, how good it is and where it errs, as one HTML file that works offline."""
+    from fivestep import workflow
+    from fivestep.model.building import load_file_class
+
+    objects = {"model": load_file_class(model_class)} if model_class else {}
+    written = workflow.load_run(run, **objects).report(output)
+    emit({"run": run, "report": str(written)}) if as_json else print(written)
+
+
+@app.command()
+def eject(
+    run: Annotated[str, typer.Argument(help="The folder of a finished run.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="The script to write; its files stand beside it.")] = "train.py",
+    model_class: Annotated[str | None, typer.Option("--model", help="FILE.py:CLASS of a model of your own that cannot be found again.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The run as one script of plain PyTorch that ends in the same weights."""
+    from fivestep import workflow
+    from fivestep.model.building import load_file_class
+
+    objects = {"model": load_file_class(model_class)} if model_class else {}
+    written = [str(path) for path in workflow.load_run(run, **objects).eject(output)]
+    emit({"script": written[0], "files": written[1:]}) if as_json else print("\n".join(written))
+
+
+@app.command()
+def reproduce(
+    run: Annotated[str, typer.Argument(help="The folder of a finished run.")],
+    model_class: Annotated[str | None, typer.Option("--model", help="FILE.py:CLASS of a model of your own that cannot be found again.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Fit again from the record and compare the weights; exit code 70 where they differ."""
+    from fivestep import workflow
+    from fivestep.model.building import load_file_class
+
+    objects = {"model": load_file_class(model_class)} if model_class else {}
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        same = workflow.reproduce(run, **objects)
+    if as_json:
+        emit({"run": run, "same": same})
+    else:
+        print("The weights are the same, bit for bit." if same else "The weights differ.")
+    return 0 if same else 70
 
 
 @app.command()
@@ -280,6 +400,26 @@ def put_together(config: str | None, assignments: list[str] | None, **given: Any
         model = recorded_model.get("name") or f"{recorded_model.get('file')}:{recorded_model.get('qualname')}"
         table["model_args"] = dict(recorded_model.get("args", {})) | dict(table.get("model_args", {}))
     return table, data, split, model
+
+
+def read_over(text: str) -> tuple[str, Any]:
+    """`lr=0.1,0.01` -> ("lr", [0.1, 0.01]); `lr=1e-4..1e-1` is a distribution, on a logarithmic scale where it spans more than two decades."""
+    from fivestep.settings import parse_value
+
+    name, equals, values = text.partition("=")
+    if not equals or not name.strip() or not values.strip():
+        raise UsageError(f"--over {text!r}: write a setting and its values, for example --over lr=0.1,0.01")
+    low, dots, high = values.partition("..")
+    if dots:
+        bounds = [parse_value(low.strip()), parse_value(high.strip())]
+        if not all(isinstance(bound, (int, float)) and not isinstance(bound, bool) for bound in bounds):
+            raise UsageError(f"--over {text!r}: a range is two numbers, for example --over lr=1e-4..1e-1")
+        whole = all(isinstance(bound, int) for bound in bounds)
+        return name.strip(), {"low": bounds[0], "high": bounds[1], "log": 0 < 100 * bounds[0] <= bounds[1], "int": whole}
+    parsed = parse_value(values.strip())
+    if isinstance(parsed, (list, tuple)):
+        return name.strip(), list(parsed)
+    return name.strip(), [parse_value(value.strip()) for value in values.split(",")]
 
 
 def data_and_splits(source: str, data: dict[str, Any], split: dict[str, Any], val: str | None, test: str | None) -> Any:
@@ -351,6 +491,23 @@ def near_codes(code: str) -> str:
     )
 
 
+def company_of(run: Any) -> Any:
+    """Who else does how well on validation, kept beside the scores; None where there is nothing to compare (images, several labels, no validation rows)."""
+    if (
+        run.splits.val is None
+        or run.splits.columns is None
+        or run._predictor.decoding.task not in ("regression", "binary", "multiclass")
+        or not run.can_predict
+    ):
+        return None
+    company = run.company("val")
+    if run.folder is not None:
+        from fivestep.results import runs
+
+        runs.write(run.folder, "company.json", company.to_json())
+    return company
+
+
 def columns_of(file: str, options: dict[str, Any]) -> str:
     """ " FILE has the columns ...", for a file that can be read at all."""
     from fivestep.data.tables import read_table
@@ -359,6 +516,11 @@ def columns_of(file: str, options: dict[str, Any]) -> str:
         raise MissingInputError(f"There is no file or folder {file}.")
     names = read_table(file, **{key: options[key] for key in ("delimiter", "encoding", "quote") if key in options}).names
     return f" {file} has the columns {', '.join(names[:30])}{' ...' if len(names) > 30 else ''}."
+
+
+def short(value: Any) -> Any:
+    """A value as a line shows it: a long list by its length."""
+    return f"{len(value)} values" if isinstance(value, list) and len(value) > 8 else value
 
 
 def target_names(text: str) -> str | list[str]:
@@ -386,6 +548,7 @@ def predicted_chunks(loaded: Any, file: str, probabilities: bool, notes: dict[st
     for numbers, codes, chunk_notes in predictor.columns.iter_prediction_chunks(file):
         notes |= dict.fromkeys(chunk_notes)
         named = predictor.frame(numbers, codes, probabilities=probabilities)
+        notes |= dict.fromkeys(predictor.columns.beyond_targets(named))
         yield polars.DataFrame({key: values.tolist() if values.dtype == object else values for key, values in named.items()})
 
 
@@ -478,7 +641,17 @@ def describe_path(path: Path) -> dict[str, Any]:
     tensors = sum(tensor.numel() for tensor in found.state.values())
     recipe = found.recipe
     facts |= {"model": recipe.get("name") or recipe.get("qualname") or recipe.get("class"), "model args": recipe.get("args", {}), "numbers": tensors}
-    return facts | {"task": found.decoding.get("task"), "classes": found.decoding.get("classes"), "sha256": found.digest}
+    return (
+        facts
+        | {"task": found.decoding.get("task"), "classes": found.decoding.get("classes"), "sha256": found.digest}
+        | {"weights_sha256": found.facts.get("weights_sha256")}
+    )
+
+
+def print_scores(scores: Any) -> None:
+    from fivestep.watch import console
+
+    console.print_scores(scores)
 
 
 def emit(value: Any) -> None:

@@ -38,6 +38,13 @@ def run_demo(folder: str, *, quiet: bool = False, as_json: bool = False) -> dict
         again = loaded.full_model
         same = torch.equal(run._predictor.outputs(run._encoded["test"]), loaded._predictor.outputs(run._encoded["test"]))
         say(f"saved and loaded: predictions equal to the bit: {'yes' if same else 'NO'}; {sum(p.numel() for p in again.parameters()):,} parameters")
-        say(f"run    {run.folder}\nmodel  {run.folder}/model.fivestep")
-        results[name] = {"run": str(run.folder), "seconds": round(time.perf_counter() - started, 1), "equal_after_load": same, "scores": scores.to_json()}
+        report = run.report()
+        say(f"run    {run.folder}\nmodel  {run.folder}/model.fivestep\nreport {report}")
+        results[name] = {
+            "run": str(run.folder),
+            "report": str(report),
+            "seconds": round(time.perf_counter() - started, 1),
+            "equal_after_load": same,
+            "scores": scores.to_json(),
+        }
     return results

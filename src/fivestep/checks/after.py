@@ -24,7 +24,7 @@ from fivestep.checks.before_loss import answers
 from fivestep.checks.before_model import dead_share, difference, is_relu
 from fivestep.checks.during import Watch, first_loss
 from fivestep.checks.findings import Finding
-from fivestep.checks.probe import Probe, copy_together, flatten
+from fivestep.checks.probe import Probe, copy_together
 from fivestep.checks.recording import tensors_in
 from fivestep.checks.subject import Subject
 
@@ -133,6 +133,11 @@ def rule_t03(after: Trained) -> Finding | None:
         return [dead_share(call.result.detach()) for call in made.calls if is_relu(call) and isinstance(call.result, Tensor) and call.result.dim() >= 2]
 
     for number, (first, last) in enumerate(zip(shares(after.start), shares(after.model))):
+        if 0.9 >= last > 0.5 and last > 2 * first:  # a sparse code may be meant, and half of the units still work
+            return Finding(
+                "T03", "note", f"In ReLU number {number + 1} {last:.0%} of the units are zero for every row now; at the start {first:.0%} were.", {"relu": number + 1, "start": first, "end": last},
+                "The model shrinks as it trains.", "A smaller rate, or LeakyReLU.",
+            )  # fmt: skip
         if last > 0.9 >= first:
             return Finding(
                 "T03", "warning", f"In ReLU number {number + 1} {last:.0%} of the units are zero for every row now; at the start {first:.0%} were.", {"relu": number + 1, "start": first, "end": last},
@@ -175,6 +180,9 @@ def rule_t04(after: Trained) -> Finding | None:
     course = [epoch.train_loss for epoch in after.watch.epochs]
     tail = max(1, len(course) // 5)
     falling = len(course) > 2 and course[0] - course[-1] > 0.2 * abs(course[0]) and course[-tail - 1] - course[-1] > 0.1 * (course[0] - course[-1])
+    held = [epoch.val_loss for epoch in after.watch.epochs if epoch.val_loss is not None]
+    falling = falling or (1 < len(held) < 5 and held[-1] == min(held) and course[-1] == min(course))  # too short to tell stuck from slow
+    falling = falling or (len(held) > 2 and held[-1] == min(held) and held[-2] - held[-1] > 0.04 * abs(held[-1]))
     seen = seen and not falling  # on its way and out of time: T06 says so
     return Finding(
         "T04", "warning" if seen else "note", f"Validation loss is {min(values):.4g} at best, that of the best constant is {val:.4g}" + (f", though simple methods see a relation (z = {max(strength['neighbours'], strength['single']):.0f})." if seen and strength else "."),
@@ -188,19 +196,17 @@ def rule_d05(after: Trained) -> Finding | None:
     suspected = [finding for finding in after.watch.found if finding.code == "D05"]
     inputs = after.subject.train.inputs
     values = [epoch.val_loss for epoch in after.watch.epochs if epoch.val_loss is not None and math.isfinite(epoch.val_loss)]
-    # Pictures and sequences hide relations from neighbours and single values: there the suspicion means little.
-    if (
-        not suspected
-        or not isinstance(inputs, Tensor)
-        or inputs.dim() != 2
-        or inputs.shape[1] > 64
-        or not values
-        or len(after.watch.losses) < 40
-        or after.baseline is None
-    ):
+    # Pictures and sequences hide relations from neighbours and single values: there the suspicion alone means little.
+    if not suspected or not isinstance(inputs, Tensor) or not values or len(after.watch.losses) < 40 or after.baseline is None:
         return None
-    _, constant = after.baseline
+    train, constant = after.baseline
     if min(values) < constant - 0.03 * abs(constant):
+        return None
+    wide = inputs.dim() != 2 or inputs.shape[1] > 64
+    course = [epoch.train_loss for epoch in after.watch.epochs]
+    # There it takes eight epochs and a hundred steps in which training rows are learnt (by heart) and validation rows are not, or nothing is gained at all.
+    by_heart = course[-1] < train - 0.05 * abs(train)
+    if wide and (len(values) < 8 or len(after.watch.losses) < 100 or not (by_heart or min(values) > constant - 0.005 * abs(constant))):
         return None
     return Finding(
         "D05", "warning", f"{suspected[0].what} And validation never beat the best constant ({min(values):.4g} beside {constant:.4g}).", {**suspected[0].evidence, "best": min(values), "constant": constant},
@@ -230,14 +236,15 @@ def decided(output: Tensor, target: Tensor, threshold: float) -> tuple[numpy.nda
     return predicted.cpu().numpy(), labels[:, 0].round().long().cpu().numpy()
 
 
-def label_swap(name: str, predicted: numpy.ndarray, labels: numpy.ndarray, train_accuracy: float) -> Finding | None:
-    """S15 for predicted and true classes of a split."""
-    if len(labels) < 20 or train_accuracy <= 0.8:
+def label_swap(name: str, predicted: numpy.ndarray, labels: numpy.ndarray, training: float | Callable[[], float]) -> Finding | None:
+    """S15 for predicted and true classes of a split. `training` is the accuracy on training rows, or how to get it: asked only where the split's is odd."""
+    if len(labels) < 20:
         return None
     accuracy = float((predicted == labels).mean())
     majority = float(numpy.unique(labels, return_counts=True)[1].max() / len(labels))
     mended = renaming(predicted, labels)
-    if accuracy < 0.5 * majority and mended > max(0.7, majority + 0.1):
+    # Half of what the majority alone would give is below any guessing; a renaming that gives over 0.7 says that the model does know the classes.
+    if accuracy < 0.5 * majority and mended > max(0.7, majority + 0.1) and (train_accuracy := training() if callable(training) else training) > 0.8:
         return Finding(
             "S15", "warning", f"{train_accuracy:.0%} of the training rows are right and {accuracy:.0%} of the {name} rows; with labels renamed it would be {mended:.0%}.",
             {"split": name, "train_accuracy": train_accuracy, "accuracy": accuracy, "renamed": mended}, "Labels of this split were numbered another way: its score, and every epoch chosen by it, is wrong.",
@@ -340,9 +347,16 @@ RULES: tuple[Callable[[Trained], Finding | None], ...] = (rule_o02, rule_t03, ru
 
 
 def check_scores(
-    subject: Subject, name: str, outputs: Any, targets: tuple[Any, ...], *, train_accuracy: float | None = None, ignore: Sequence[str] = ()
+    subject: Subject,
+    name: str,
+    outputs: Any,
+    targets: tuple[Any, ...],
+    *,
+    train_accuracy: float | Callable[[], float] | None = None,
+    ignore: Sequence[str] = (),
 ) -> list[Finding]:
-    """Findings on the outputs of a scored split: accuracy that a constant answer reaches too (E01), labels numbered another way (S15, with `train_accuracy`).
+    """Findings on the outputs of a scored split: accuracy that a constant answer reaches too (E01), labels numbered another way (S15, with `train_accuracy`,
+    a number or how to get it), one class for all rows (a note E01).
 
     `outputs` are what the metrics get, `targets` a tuple of tensors in the same order.
     """
@@ -408,28 +422,51 @@ class TrainingStatistics:
     most: numpy.ndarray
     steady: numpy.ndarray
     names: tuple[str, ...] = ()
+    axes: int = 2
 
     def to_json(self) -> dict[str, Any]:
-        return {key: value.tolist() if isinstance(value, numpy.ndarray) else list(value) for key, value in vars(self).items()}
+        return {
+            key: value.tolist() if isinstance(value, numpy.ndarray) else value if isinstance(value, int) else list(value) for key, value in vars(self).items()
+        }
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> TrainingStatistics:
         arrays = {key: numpy.asarray(record[key], dtype=bool if key == "steady" else numpy.float64) for key in ("mean", "deviation", "least", "most", "steady")}
-        return cls(**arrays, names=tuple(record["names"]))
+        return cls(**arrays, names=tuple(record["names"]), axes=int(record.get("axes", 2)))
+
+
+def by_column(values: Any) -> numpy.ndarray | None:
+    """Rows as (values, columns): a matrix as it is, sequences (n, time, features) by feature, pictures (n, channels, height, width) by channel; None for others.
+
+    Floating (and 8-bit) values only; at most about a million of them, spread over the rows.
+    """
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) and values.dtype != torch.bfloat16 else values
+    if (
+        not isinstance(array, numpy.ndarray)
+        or array.ndim not in (2, 3, 4)
+        or len(array) == 0
+        or (array.dtype.kind != "f" and not (array.ndim == 4 and array.dtype == numpy.uint8))
+    ):
+        return None
+    array = array[:: max(1, array.size // 1_000_000)]
+    if array.ndim == 4:
+        array = numpy.moveaxis(array, 1, -1)
+    return array.reshape(-1, array.shape[-1]).astype(numpy.float64)
 
 
 def training_statistics(subject: Subject) -> TrainingStatistics | None:
-    """Statistics of the training inputs, to hold prediction rows against; None where inputs are no matrix of numbers (or wider than 4,096)."""
+    """Statistics of the training inputs, to hold prediction rows against; None where inputs are no matrix, sequences or pictures of numbers (or wider than 4,096)."""
     inputs = subject.train.inputs
-    if not isinstance(inputs, Tensor) or inputs.dim() != 2 or not inputs.is_floating_point() or inputs.shape[1] > 4096 or len(inputs) < 10:
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.dim() not in (2, 3, 4) or len(inputs) < 10:
         return None
-    flat = flatten(inputs)
-    assert flat is not None
-    rows = flat.astype(numpy.float64)
+    if inputs.shape[1 if inputs.dim() == 4 else -1] > 4096:
+        return None
+    rows = by_column(inputs)
+    assert rows is not None
     modal = numpy.array([numpy.unique(column[:2000], return_counts=True)[1].max() / len(column[:2000]) for column in rows.T])
     with numpy.errstate(invalid="ignore"):
         deviation = rows.std(0)
-    return TrainingStatistics(rows.mean(0), deviation, rows.min(0), rows.max(0), (modal < 0.8) & (deviation > 0), tuple(subject.used))
+    return TrainingStatistics(rows.mean(0), deviation, rows.min(0), rows.max(0), (modal < 0.8) & (deviation > 0), tuple(subject.used), inputs.dim())
 
 
 def check_prediction_rows(statistics: TrainingStatistics | None, rows: Any, *, ignore: Sequence[str] = ()) -> list[Finding]:
@@ -439,16 +476,21 @@ def check_prediction_rows(statistics: TrainingStatistics | None, rows: Any, *, i
     """
     if statistics is None or rows is None:
         return []
-    rows = rows.detach().cpu().numpy() if isinstance(rows, Tensor) else numpy.asarray(rows)
-    if rows.ndim != 2 or rows.shape[1] != len(statistics.mean) or len(rows) == 0 or rows.dtype.kind not in "fiu":
+    given = rows.detach().cpu() if isinstance(rows, Tensor) else numpy.asarray(rows)
+    if given.ndim != statistics.axes or len(given) == 0:
         return []
-    rows = rows.astype(numpy.float64)
+    whole = (not isinstance(given, Tensor) and given.dtype.kind in "iu") or (isinstance(given, Tensor) and not given.is_floating_point())
+    few = len(given) < 5
+    by = by_column(numpy.asarray(given, dtype=numpy.float64) if whole else given)
+    if by is None or by.shape[1] != len(statistics.mean):
+        return []
+    rows = by
     steady = statistics.steady & numpy.isfinite(rows).all(0)
     if steady.sum() < 1:
         return []
     found: list[Finding] = []
     mean, deviation = statistics.mean, numpy.maximum(statistics.deviation, 1e-12)
-    if len(rows) < 5:
+    if few:
         width = statistics.most - statistics.least
         outside = ((rows < statistics.least - width) | (rows > statistics.most + width)).mean(0)[steady]
         if float((outside > 0.5).mean()) > 0.3:

@@ -27,7 +27,7 @@ RULES = (
 
 # Where the left one is found, the right ones say the same thing less clearly: they become notes.
 EXPLAINS = {
-    "S01": ("E03",), "L11": ("T01",), "D11": ("D06", "D07", "M38"), "D06": ("D07", "M38", "M05"), "M08": ("M05", "M38"), "M15": ("M05", "M08", "M38"),
+    "S01": ("E03",), "S11": ("S14",), "L11": ("T01",), "D11": ("D06", "D07", "M38"), "D06": ("D07", "M38", "M05"), "M08": ("M05", "M38"), "M15": ("M05", "M08", "M38"),
     "M36": ("M38", "M05"), "L31": ("M38", "M05"), "L06": ("M05",), "M04": ("M05",), "L20": ("M05",), "M17": ("M05",),
 }  # fmt: skip
 

@@ -40,7 +40,7 @@ def rule_d01(subject: Subject, probe: Probe) -> Finding | None:
     columns = [column for column in probe.columns if column.used and len(column.finite) > 1]
     spreads = numpy.array([column.finite.std() for column in columns])
     if len(columns) < 2:
-        return None
+        return channel_that_dwarfs(probe)
     # Yes/no columns have a spread near 0.3 by nature; beside them counts are ordinary.
     graded = numpy.array([column.distinct > 2 for column in columns])
     others = spreads[graded] if graded.sum() >= 2 else numpy.append(spreads[graded], 3.0)
@@ -61,6 +61,30 @@ def rule_d01(subject: Subject, probe: Probe) -> Finding | None:
         {"column": name, "deviation": spreads[largest], "median_deviation": middle},
         "Its products drown the others: the loss starts huge, units saturate or die, and the other columns hardly count.",
         "Standardise the columns by training statistics (Data.table does), or put nn.BatchNorm1d first.",
+    )  # fmt: skip
+
+
+def channel_that_dwarfs(probe: Probe) -> Finding | None:
+    """D01 for sequences (rows, time, features): the same bounds as for columns."""
+    tensor = next(
+        (tensor for tensor in tensors_in(probe.train.inputs) if tensor.dim() == 3 and tensor.is_floating_point() and 2 <= tensor.shape[2] <= 512), None
+    )
+    if tensor is None:
+        return None
+    spreads = tensor[:2000].detach().cpu().double().reshape(-1, tensor.shape[2]).std(0)
+    middle = float(spreads.median()) if len(spreads) > 2 else float(spreads.min())
+    largest = int(spreads.argmax())
+    reaching = next((call.input for call in probe.training.calls if call.name in WEIGHT_OPERATIONS and isinstance(call.input, Tensor)), None)
+    if not (float(spreads[largest]) > 30 and float(spreads[largest]) > 100 * max(middle, 1e-12)) or reaching is None or reaching.dim() < 2:
+        return None
+    inside = reaching.detach().double().abs().max()
+    if float(inside) <= 30:
+        return None
+    return Finding(
+        "D01", "warning", f"Feature {largest} of the sequences has a standard deviation of {float(spreads[largest]):.4g}; the middle one has {middle:.4g}.",
+        {"column": largest, "deviation": float(spreads[largest]), "median_deviation": middle},
+        "Its products drown the others: gates saturate, and the other features hardly count.",
+        "Standardise each feature by training statistics: (x - mean) / deviation over rows and time.",
     )  # fmt: skip
 
 
@@ -368,6 +392,8 @@ def rule_d09(subject: Subject, probe: Probe) -> Finding | None:
     pairs = probe.aligned("train")
     if pairs is None or len(pairs[0]) < 20 or not is_continuous(pairs[0]):
         return None
+    if subject.table is not None and all(column.is_integer or column.kind == "category" for column in probe.columns if column.used):
+        return None  # minutes, months and codes repeat by nature
     flat, labels = pairs[0][:20_000], pairs[1][:20_000]
     _, group = numpy.unique(row_keys(flat), return_inverse=True)
     sizes = numpy.bincount(group)
@@ -408,14 +434,16 @@ def is_continuous(flat: numpy.ndarray) -> bool:
     """Whether equal rows would not occur by chance: a column of many values, or enough discrete ones that two rows never agree in all."""
     sample = flat[:1000]
     bits, needed = 0.0, 2 * numpy.log2(len(flat)) + 15
+    many = False
     for column in sample.T[:2000]:
         _, counts = numpy.unique(column, return_counts=True)
+        many = many or len(counts) > 12
         # A sensor's column has nearly as many values as rows; whole numbers of a small range are discrete.
         if len(counts) > max(12, 0.2 * len(sample)) and counts.max() < 0.5 * len(sample):
             return True
         share = counts / len(column)
         bits += float(-(share * numpy.log2(share)).sum())
-    return bits > needed
+    return many and bits > needed  # yes/no and graded columns alone (black-and-white shapes, questionnaires) repeat by nature however many there are
 
 
 def rule_d10(subject: Subject, probe: Probe) -> Finding | None:
@@ -425,11 +453,11 @@ def rule_d10(subject: Subject, probe: Probe) -> Finding | None:
             continue
         images = tensor[:200].float()
         channels = images.shape[1]
-        flat = images.reshape(len(images), -1)
-        flat = flat - flat.mean(1, keepdim=True)
-        step = (flat[:, 1:] - flat[:, :-1]).abs()
-        near, stride = float(step.mean()), float((flat[:, channels:] - flat[:, :-channels]).abs().mean())
-        phases = torch.stack([step[:, start::channels].mean() for start in range(channels)])
+        # Along W only: the step from the end of one row to the start of the next is as large in a picture that is as it should be.
+        step = (images[..., 1:] - images[..., :-1]).abs()
+        near, stride = float(step.mean()), float((images[..., channels:] - images[..., :-channels]).abs().mean())
+        place = torch.arange(images[0].numel()).reshape(images.shape[1:])[..., :-1] % channels  # the step's place in memory, modulo C
+        phases = torch.stack([step[:, place == start].mean() for start in range(channels)])
         jump = float(phases[-1] / phases[:-1].mean().clamp_min(1e-12))
         if near == 0:
             continue
@@ -503,28 +531,64 @@ def ordered_correlation(keys: numpy.ndarray, target: numpy.ndarray, classes: boo
 def evenly_spaced(ordered: numpy.ndarray) -> bool:
     """Whether sorted whole numbers are a counter: step 1, or one step where every k-th row was taken."""
     steps = numpy.diff(ordered)
-    return len(steps) > 0 and bool(numpy.all(steps == steps[0])) and (steps[0] == 1 or len(ordered) > 4000)
+    if len(steps) == 0:
+        return False
+    if bool(numpy.all(steps == steps[0])):
+        return bool(steps[0] == 1) or len(ordered) > 4000 or bool(ordered[0] != round(ordered[0]))
+    # Divided by a hundred and stored in float32, its steps are equal but for rounding.
+    return bool(numpy.any(ordered != ordered.round())) and bool(numpy.abs(steps - steps.mean()).max() < 0.01 * abs(steps.mean()))
+
+
+def id_like(subject: Subject, probe: Probe) -> Finding | None:
+    """D13 as a note: a column that the reader left out as a counter or an id, or one of whole numbers, each other than all before, that went in as a feature."""
+    reasons = {name: why.split(";")[0] for name, why in subject.left_out.items() if why.startswith(("it counts the rows", "an id"))}
+    if reasons:
+        return Finding(
+            "D13", "note", f"Left out as no feature: {', '.join(f'{name} ({why})' for name, why in reasons.items())}.", {"columns": list(reasons)},
+            "As a feature it would be learnt by heart and say nothing about new rows.", f"Nothing, or columns={{{next(iter(reasons))!r}: \"number\"}} if it is meant.",
+        )  # fmt: skip
+    if subject.table is None:
+        return None
+    for column in probe.columns:
+        # Amounts in whole numbers repeat here and there: among a thousand of them up to a million some two are equal nearly always (birthdays).
+        values = column.finite
+        if not (
+            column.used
+            and column.kind == "number"
+            and column.is_integer
+            and 200 <= len(values) == column.distinct
+            and len(values) ** 2 > 4 * (values.max() - values.min())
+        ):
+            continue
+        return Finding(
+            "D13", "note", f"{column.name} holds {column.distinct} whole numbers, each other than all the rest.", {"column": column.name},
+            "If it is an id, it is learnt by heart and says nothing about new rows.", f"If it is an id: drop=[{column.name!r}].",
+        )  # fmt: skip
+    return None
 
 
 def rule_d13(subject: Subject, probe: Probe) -> Finding | None:
     """A feature that counts the rows (whole, unique, step 1) while the targets depend on the order of the rows."""
     target = probe.target_column
     if target is None or subject.split == "time" or len(probe.columns) < 2 or not numpy.isfinite(target).all():
-        return None
+        return id_like(subject, probe)
     for column in probe.columns:
-        if not (column.used and column.is_integer and len(column.finite) == column.distinct and len(column.values) == len(target) and len(target) >= 30):
+        if not (column.used and len(column.finite) == column.distinct and len(column.values) == len(target) and len(target) >= 30):
             continue
         ordered = numpy.sort(column.values)
+        # A row number may have been divided since; then only a column that also runs with the rows is one (a grid of a curve is no row number).
+        if not column.is_integer and (subject.split == "given" or len(probe.columns) < 3 or not bool((numpy.diff(column.values) > 0).all())):
+            continue
         if not evenly_spaced(ordered):
             continue
         correlation = ordered_correlation(column.values, target, probe.has_classes)
         if correlation > 0.5:
             return Finding(
-                "D13", "warning", f"{column.name} numbers the rows from {ordered[0]:.0f} to {ordered[-1]:.0f}, and targets of neighbouring numbers are alike (correlation {correlation:.2f}).",
+                "D13", "warning", f"{column.name} numbers the rows from {ordered[0]:g} to {ordered[-1]:g}, and targets of neighbouring numbers are alike (correlation {correlation:.2f}).",
                 {"column": column.name, "correlation": correlation},
                 "The model learns the order of the file: a perfect score here, none on new rows.", f"Leave it out: drop=[{column.name!r}].",
             )  # fmt: skip
-    return None
+    return id_like(subject, probe)
 
 
 def rule_d14(subject: Subject, probe: Probe) -> Finding | None:
@@ -678,6 +742,8 @@ def rule_d17(subject: Subject, probe: Probe) -> Finding | None:
 def rule_d18(subject: Subject, probe: Probe) -> Finding | None:
     """shuffle=False on rows sorted by class: the label equals the one before in over 90 % of the rows, or batches hold a fifth of the data's variety."""
     classes = probe.classes_of_rows
+    if not subject.shuffle and classes is None:
+        return sorted_targets(subject, probe)
     if subject.shuffle or classes is None or not probe.train.complete:
         return None
     labels = classes["train"]
@@ -703,6 +769,29 @@ def rule_d18(subject: Subject, probe: Probe) -> Finding | None:
             "Each batch pulls towards one class: the loss saws, and the class that comes last wins.", "Leave shuffle at True.",
         )  # fmt: skip
     return None
+
+
+def sorted_targets(subject: Subject, probe: Probe) -> Finding | None:
+    """D18 for numbers: targets that only rise (or fall) from row to row while no input does; in a series by time an input or the split tells of the order."""
+    target = probe.target_rows("train")
+    if (
+        target is None
+        or target.shape[1] != 1
+        or subject.split in ("time", "ordered")
+        or len(target) < 4 * subject.batch_size
+        or not numpy.isfinite(target).all()
+    ):
+        return None
+    steps = numpy.diff(target[:, 0])
+    flat = probe.flat("train")
+    if not (target.std() > 0 and (numpy.all(steps >= 0) or numpy.all(steps <= 0))):
+        return None
+    if flat is not None and len(flat) == len(target) and bool((numpy.all(numpy.diff(flat, axis=0) >= 0, 0) & (flat.std(0) > 0)).any()):
+        return None
+    return Finding(
+        "D18", "warning", f"shuffle=False, and the training targets are sorted from {target[0, 0]:.4g} to {target[-1, 0]:.4g}.", {"first": float(target[0, 0]), "last": float(target[-1, 0])},
+        "Each batch holds targets of one size: the model runs after them from one end to the other in every epoch.", "Leave shuffle at True.",
+    )  # fmt: skip
 
 
 def entropy(shares: numpy.ndarray) -> float:

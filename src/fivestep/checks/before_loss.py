@@ -21,7 +21,7 @@ from fivestep.checks.before_data import padding_of, trailing
 from fivestep.checks.before_model import Rule, compares_values
 from fivestep.checks.findings import Finding
 from fivestep.checks.probe import FLAT, Probe, row_step
-from fivestep.checks.recording import Recorder, tensors_in
+from fivestep.checks.recording import Recorder, last_operations, tensors_in
 from fivestep.checks.subject import Subject
 from fivestep.data.batches import map_tensors
 
@@ -80,7 +80,7 @@ def rule_l01(subject: Subject, probe: Probe) -> Finding | None:
                 "L01", "warning", f"Each of {len(logits)} rows given to cross-entropy is positive and sums to 1: they are probabilities already.", {"rows": len(logits), "floor": floor},
                 f"Softmax is applied twice: the loss cannot fall below {floor:.3g}, and gradients are small.", "Return the last layer's values as they are; softmax only to read probabilities.",
             )  # fmt: skip
-        if probe.output_operations == {"Sigmoid"}:
+        if last_operations(logits) == {"Sigmoid"}:
             return Finding(
                 "L01", "warning", "Cross-entropy is given the output of a sigmoid.", {}, "Its softmax sees values between 0 and 1 only: the loss has a high floor.", "Return the last layer's values as they are.",
             )  # fmt: skip
@@ -110,7 +110,7 @@ def rule_l03(subject: Subject, probe: Probe) -> Finding | None:
     if not calls or not isinstance(calls[0].input, Tensor):
         return None
     logits = calls[0].input.detach()
-    squashed = probe.output_operations & {"Sigmoid", "Hardsigmoid", "Softmax"}
+    squashed = (probe.output_operations | last_operations(calls[0].input)) & {"Sigmoid", "Hardsigmoid", "Softmax"}
     if float(logits.min()) < 0 or float(logits.max()) > 1:
         return None
     if not squashed:
@@ -316,7 +316,8 @@ def rule_l10(subject: Subject, probe: Probe) -> Finding | None:
     ignored = ignored_labels(probe)
     if ignored & set(range(1000)):
         return None
-    count = output.shape[1]
+    logits = next((call.input for call in probe.loss_calls("cross_entropy", "nll_loss") if isinstance(call.input, Tensor) and call.input.dim() >= 2), output)
+    count = logits.shape[1]  # what the loss is given: a wrapper may have flattened (rows, time, classes)
     values = numpy.unique(
         numpy.concatenate(
             [view.target.detach().cpu().reshape(-1).numpy() for view in map(probe.view, probe.readable) if view is not None and view.target is not None]
@@ -404,6 +405,23 @@ def rule_l12(subject: Subject, probe: Probe) -> Finding | None:
         return None
     values = target.to(output.dtype)
     spread = max(float(values.std()), 1e-6)
+    made = torch.randn(output.shape, generator=torch.Generator().manual_seed(6)).to(output) * spread
+    plain, shifted = value_of(probe, made, (target,)), value_of(probe, made + 0.7 * spread, (target,))
+
+    def blind(size: float) -> bool:
+        """Whether outputs of this size cost the same when rows change places, and not when all are shifted."""
+        values = made / spread * size
+        at, moved, away = (value_of(probe, tried, (target,)) for tried in (values, values[permutation(len(values))], values + 0.7 * size))
+        return math.isfinite(at) and abs(at - moved) <= 1e-5 * abs(at) and abs(at - away) > 1e-3 * abs(at)
+
+    # A loss of means, sums or sorted values compares two crowds. Asked at three sizes: far from the targets' own size their order drowns in rounding.
+    if len(made) >= 8 and all(blind(size) for size in {spread, 1.0, max(float(output.detach().std()), 1e-3)}):
+        return Finding(
+            "L12", "warning", f"The loss is {plain:.4g} whichever row's output stands beside whichever row's target.", {"loss": plain},
+            "It compares the outputs' mean with the targets' mean: no row learns its own target.", "Square (or take the absolute value) row by row, then the mean.",
+        )  # fmt: skip
+    if probe.output_operations & {"LogSoftmax", "Softmax", "Sigmoid", "LogSigmoidForward"}:
+        return None  # probabilities are held together by their sum: a slope of one sign is right for them
     signs = []
     for factor in (-30.0, -3.0, -0.3, 0.3, 3.0, 30.0):
         point = (values + factor * spread).detach().requires_grad_(True)
@@ -422,9 +440,7 @@ def rule_l12(subject: Subject, probe: Probe) -> Finding | None:
             "It has no best value: outputs run away to one side.", "Take the square or the absolute value of the difference.",
         )  # fmt: skip
     both = min(float((values > 0).float().mean()), float((values < 0).float().mean()))
-    made = torch.randn(output.shape, generator=torch.Generator().manual_seed(6)).to(output) * spread
-    plus, minus = value_of(probe, made, (target,)), value_of(probe, -made, (target,))
-    shifted = value_of(probe, made + 0.7 * spread, (target,))
+    plus, minus = plain, value_of(probe, -made, (target,))
     if both > 0.05 and math.isfinite(plus) and abs(plus - minus) <= 1e-6 * abs(plus) and abs(plus - shifted) > 1e-4 * abs(plus):
         return Finding(
             "L12", "warning", "The loss is the same for outputs and for their negatives, while targets have both signs.", {"loss": plus},
@@ -925,6 +941,28 @@ def rule_e04(subject: Subject, probe: Probe) -> list[Finding] | None:
     return found or None
 
 
+RISING = (
+    "accuracy",
+    "acc",
+    "f1",
+    "auc",
+    "auroc",
+    "precision",
+    "recall",
+    "iou",
+    "dice",
+    "r2",
+    "kappa",
+    "mcc",
+    "sensitivity",
+    "specificity",
+    "hit",
+    "top1",
+    "correct",
+)
+FALLING = ("loss", "error", "err", "mse", "mae", "rmse", "brier", "nll", "misclassified", "wrong", "errors")
+
+
 def judge_metric(probe: Probe, name: str, function: Callable[..., Any], output: Tensor, target: Tensor) -> Finding | None:
     right, wrong = answers(probe, output, target, size=10.0), answers(probe, output, target, size=10.0, wrong=True)
     if right is None or wrong is None:
@@ -948,6 +986,16 @@ def judge_metric(probe: Probe, name: str, function: Callable[..., Any], output: 
             or (abs(good - bad) > 0.3 and not (0 <= good <= 1 and 0 <= bad <= 1) and math.isfinite(good))
         )
 
+    words = name.lower().replace("_", " ").replace("-", " ").split()
+    rising = any(word in RISING for word in words) and not any(word in FALLING for word in words)
+    falling = any(word in FALLING for word in words) and not any(word in RISING for word in words)
+    pairs = [pair for pair in values.values() if all(map(math.isfinite, pair)) and abs(pair[0] - pair[1]) > 0.3]
+    if pairs and ((rising and all(good < bad for good, bad in pairs)) or (falling and all(good > bad for good, bad in pairs))):
+        good, bad = pairs[0]
+        return Finding(
+            "E05", "warning", f"The metric {name!r} is {good:.3g} for answers that are all right and {bad:.3g} for answers that are all wrong.", {"metric": name, "right": good, "wrong": bad},
+            "It measures the opposite of what its name says: the worst model looks best.", "Look at the comparison inside (< for >, != for ==), or give it the name of what it is.",
+        )  # fmt: skip
     # What the model hands to the metric: probabilities where its last operation makes them, else values of any size.
     own = "probabilities" if probe.output_operations & {"Sigmoid", "Softmax"} or probe.loss_calls("binary_cross_entropy") else "logits"
     if not any(sound(pair) for pair in values.values()):

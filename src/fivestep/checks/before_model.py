@@ -190,6 +190,9 @@ def rule_m05(subject: Subject, probe: Probe) -> Finding | None:
     moved = dict(probe.after_five_steps.named_parameters())
     original = dict(subject.model.named_parameters())
     zero = [name for name in zero if torch.equal(moved[name].detach().cpu(), original[name].detach().cpu())]
+    # A bias can cancel (before a difference, before a norm) beside a weight that learns: only where a whole module is still does it mean something.
+    alive = {name.rpartition(".")[0] for name in gradients.nonzero}
+    zero = [name for name in zero if name.rpartition(".")[0] not in alive or not name.rpartition(".")[0]]
     if not zero:
         return None
     return Finding(
@@ -368,16 +371,9 @@ def rule_m09(subject: Subject, probe: Probe) -> Finding | None:
 def compares_values(subject: Subject, probe: Probe) -> bool:
     """Whether a loss of the user's is least where outputs equal targets: then both are in one unit."""
     target, output = probe.batch[1], probe.training.output
-    if (
-        len(target) != 1
-        or output is None
-        or not isinstance(target[0], Tensor)
-        or not target[0].is_floating_point()
-        or target[0].shape != output.shape
-        or not probe.training.single
-    ):
+    if len(target) != 1 or output is None or not isinstance(target[0], Tensor) or target[0].numel() != output.numel() or not probe.training.single:
         return False
-    values = target[0].to(output.dtype)
+    values = target[0].to(output.dtype).reshape(output.shape)
     spread = max(float(values.std()), 1e-6)
     try:
         with torch.no_grad():
@@ -556,6 +552,16 @@ def rule_m16(subject: Subject, probe: Probe) -> Finding | None:
                 "The model is sure and wrong before it has learnt anything: weights or inputs are far too large.",
                 "Leave the default initialisation, and scale the inputs to a spread near 1.",
             )  # fmt: skip
+    target, output = probe.train.target, probe.training.output
+    if probe.loss_family == "distance" and target is not None and output is not None and target.is_floating_point() and target[0].numel() == output[0].numel():
+        spread, reach = float(target.detach().double().std()), float(output.detach().double().std())
+        # A default network's outputs have a third of the inputs' spread. Thirty times the targets' is a first squared error of a thousand times their variance.
+        if 0 < 30 * max(spread, float(target.detach().double().abs().mean())) < reach:
+            return Finding(
+                "M16", "warning", f"The outputs start with a deviation of {reach:.4g}; the targets have {spread:.3g}.", {"outputs": reach, "targets": spread},
+                "The first loss is a thousand times that of guessing: training first has to shrink the weights.",
+                "Leave the default initialisation, and scale the inputs to a spread near 1.",
+            )  # fmt: skip
     return None
 
 
@@ -593,8 +599,14 @@ def rule_m18(subject: Subject, probe: Probe) -> Finding | None:
         seen = f"the last batch of an epoch holds one row ({rows} rows in batches of {subject.batch_size})"
     else:
         return None
+    refuses = False
+    with seeds.restored(0), torch.no_grad():
+        try:
+            forward(probe.fresh().train(), probe.rows(torch.arange(1))[0])
+        except ValueError:  # "Expected more than 1 value per channel when training": the run would end at that batch
+            refuses = True
     return Finding(
-        "M18", "warning", f"The model has {len(norms)} batch norm layer(s), and {seen}.", {"rows": rows, "batch_size": subject.batch_size},
+        "M18", "error" if refuses else "warning", f"The model has {len(norms)} batch norm layer(s), and {seen}.", {"rows": rows, "batch_size": subject.batch_size},
         "The variance of one row is zero: its output is the bias alone (or torch refuses), and running statistics are spoilt.",
         f"Another batch size ({subject.batch_size + 1 if subject.batch_size > 1 else 16}), or nn.GroupNorm, nn.LayerNorm.",
     )  # fmt: skip
@@ -728,7 +740,8 @@ def rule_m31(subject: Subject, probe: Probe) -> Finding | None:
     """A convolutional classifier that cannot learn eight training rows by heart in 200 steps, dropout off."""
     classes = probe.classes_of_rows
     calls = [call for call in probe.training.calls if call.name.startswith("conv")]
-    if classes is None or not calls or not probe.has_time(0.55) or not probe.has_loss or probe.loss_family not in ("classes", "binary"):
+    frozen = any(isinstance(module, nn.modules.conv._ConvNd) and not any(p.requires_grad for p in module.parameters()) for module in subject.model.modules())
+    if frozen or classes is None or not calls or not probe.has_time(0.55) or not probe.has_loss or probe.loss_family not in ("classes", "binary"):
         return None
     labels = classes["train"]
     picked: list[int] = []

@@ -5,6 +5,7 @@ They read the optimizer's own groups, simulate its schedule, and rehearse the fi
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy
@@ -132,6 +133,21 @@ def rule_o06(subject: Subject, probe: Probe) -> list[Finding] | None:
     return list(found.values()) or None
 
 
+def swings(planned: numpy.ndarray) -> int:
+    """How often a schedule that begins at its top goes under a twentieth of it and climbs back over nine tenths step by step (no step over half of the top)."""
+    top = planned.max()
+    if planned[0] < 0.9 * top:
+        return 0
+    count, low = 0, False
+    for before, rate in itertools.pairwise(planned):
+        if rate - before > 0.5 * top:
+            return 0
+        low = low or rate < 0.05 * top
+        if low and rate > 0.9 * top:
+            count, low = count + 1, False
+    return count
+
+
 def rule_o09(subject: Subject, probe: Probe) -> Finding | None:
     """Of the planned steps under half have a rate over a thousandth of the largest."""
     if subject.schedule is None or subject.num_steps < 10:
@@ -139,7 +155,25 @@ def rule_o09(subject: Subject, probe: Probe) -> Finding | None:
     planned = numpy.asarray(list(subject.schedule(min(subject.num_steps, 50_000))), dtype=float)
     if len(planned) < 5 or planned.max() <= 0:
         return None
+    asked = (
+        max((float(group.get("max_lr", 0) or group.get("initial_lr", 0) or 0) for group in subject.optimizer.param_groups), default=0.0)
+        if subject.optimizer
+        else 0.0
+    )
+    # A warm-up ends at its top: rates that still rise at the last step and have not reached half of what was asked never will.
+    if subject.num_steps <= 50_000 and planned[-1] == planned.max() and planned[-1] > planned[0] and planned.max() < 0.5 * asked:
+        return Finding(
+            "O16", "warning", f"The rate rises until the last of {subject.num_steps} steps and gets to {planned.max():.3g}; {asked:g} was asked for.", {"largest": planned.max(), "asked": asked, "steps": subject.num_steps},
+            "The warm-up is longer than the run: all of it is trained at a fraction of the rate.", f"Count its length in this run's steps ({subject.num_steps}).",
+        )  # fmt: skip
     share = float((planned > 1e-3 * planned.max()).mean())
+    turns = swings(planned)
+    # A cosine whose T_max counts epochs goes down and up again every 2 * T_max steps; warm restarts jump up, a cyclic schedule begins low.
+    if turns >= 2 and share >= 0.5:
+        return Finding(
+            "O09", "warning", f"The rate goes from {planned.max():g} to {planned.min():.3g} and slowly back {turns} times in the {subject.num_steps} planned steps.", {"swings": turns, "planned": subject.num_steps},
+            "T_max counts epochs, and the schedule is stepped each batch: the rate swings, and ends where it happens to stand.", f'scheduler={{..., "every": "epoch"}}, or T_max={subject.num_steps}.',
+        )  # fmt: skip
     if share < 0.5:
         gone = int(numpy.flatnonzero(planned > 1e-3 * planned.max()).max()) + 1
         return Finding(

@@ -17,6 +17,13 @@ from fivestep.checks.subject import Subject
 
 
 def shared_rows(probe: Probe, first: str, second: str) -> tuple[float, int] | None:
+    """As `find_shared_rows`, asked once for each pair of splits: three rules want to know."""
+    if (first, second) not in probe.shared:
+        probe.shared[first, second] = find_shared_rows(probe, first, second)
+    return probe.shared[first, second]
+
+
+def find_shared_rows(probe: Probe, first: str, second: str) -> tuple[float, int] | None:
     """The share (and number) of rows of `first` that stand in `second`: by original position where known, else by bits. None where it cannot be told."""
     one, other = probe.readable.get(first), probe.readable.get(second)
     if one is None or other is None or len(one) == 0:
@@ -26,22 +33,43 @@ def shared_rows(probe: Probe, first: str, second: str) -> tuple[float, int] | No
         if common.any():
             return float(common.mean()), int(common.sum())
     rows, reference = probe.flat(first), probe.flat(second)
-    if rows is None or reference is None or rows.shape[1] != reference.shape[1] or len(rows) == 0 or not is_continuous(reference):
+    if rows is None or reference is None or rows.shape[1] != reference.shape[1] or len(rows) == 0:
         return None
-    if len(reference) < len(other):  # a copy can stand anywhere: all rows of one side, a part of the other
-        reference = probe.whole_flat(second)
-        assert reference is not None
-    # Sixteen varied columns find the candidates, all columns confirm them.
-    spread = numpy.abs(reference[:500] - reference[:1]).mean(0)
-    few = numpy.sort(numpy.argsort(-numpy.where(numpy.isfinite(spread), spread, 0))[:16])
-    keys, known = row_keys(rows[:, few]), row_keys(reference[:, few])
+    train = probe.flat("train")
+    # Judged on the training rows, whatever is compared: a column of forty values looks continuous in a split of eighty rows.
+    if train is None or train.shape[1] != rows.shape[1] or not is_continuous(train):
+        return None
+    if second not in probe.known_rows:
+        if len(reference) < len(other):  # a copy can stand anywhere: all rows of one side, a part of the other
+            reference = probe.whole_flat(second)
+            assert reference is not None
+        # Sixteen varied columns find the candidates, all columns confirm them.
+        spread = numpy.abs(reference[:500] - reference[:1]).mean(0)
+        few = numpy.sort(numpy.argsort(-numpy.where(numpy.isfinite(spread), spread, 0))[:16])
+        probe.known_rows[second] = reference, few, row_keys(reference[:, few])
+    reference, few, known = probe.known_rows[second]
+    keys = row_keys(rows[:, few])
     common = numpy.isin(keys, known)
     if common.any() and len(few) < rows.shape[1]:
         candidates = numpy.isin(known, keys[common])
         common[common] = numpy.isin(row_keys(rows[common]), row_keys(reference[candidates]))
     if rows.shape[1] > 1:  # blank rows repeat by nature
         common[common] &= rows[common].max(1) > rows[common].min(1)
+    if common.sum() >= 10 and not same_answers(probe, first, second, rows, reference, common):
+        return None
     return float(common.mean()), int(common.sum())
+
+
+def same_answers(probe: Probe, first: str, second: str, rows: numpy.ndarray, reference: numpy.ndarray, common: numpy.ndarray) -> bool:
+    """Whether at least a quarter of the rows found again have their target again too; True where targets cannot be laid beside them.
+
+    The same flight on another day has another delay: such rows are no copies, and knowing one does not give the other away.
+    """
+    asked, known = probe.target_rows(first), probe.target_rows(second)
+    if asked is None or known is None or len(asked) != len(rows) or len(known) != len(reference) or asked.shape[1] != known.shape[1]:
+        return True
+    keys = row_keys(numpy.concatenate([rows, asked.astype(numpy.float32)], 1)[common])
+    return bool(numpy.isin(keys, row_keys(numpy.concatenate([reference, known.astype(numpy.float32)], 1))).mean() >= 0.25)
 
 
 def rule_s01(subject: Subject, probe: Probe) -> Finding | None:
@@ -75,6 +103,14 @@ def likeness(group: numpy.ndarray, signal: numpy.ndarray) -> float:
     return (between - within) / max(1e-300, between + (typical - 1) * within)
 
 
+def answers_of(probe: Probe) -> list[numpy.ndarray]:
+    """The target as numbers of which alikeness means something: itself, or yes/no for each of up to ten classes; empty where it is unknown."""
+    target = probe.target_column
+    if target is None or not numpy.isfinite(target).all():
+        return []
+    return [(target == name).astype(float) for name in numpy.unique(target)[:10]] if probe.has_classes else [target]
+
+
 def rule_s02(subject: Subject, probe: Probe) -> Finding | None:
     """A column of repeated names or numbers that is no feature, whose groups cross the splits and whose rows are alike."""
     if subject.table is None or subject.split == "group" or probe.readable["train"].rows is None:
@@ -106,7 +142,9 @@ def rule_s02(subject: Subject, probe: Probe) -> Finding | None:
         ]
         strongest = max(alike, default=0.0)
         needed = max(0.15 if by_name else 0.3, 4 * numpy.sqrt(2 / len(values)))
-        if crossing > 0.2 and strongest > needed:
+        # Whom one recognises by its features helps only where its rows share an answer: planes fly one route, and are late by chance.
+        answers = max((likeness(group, answer) for answer in answers_of(probe) if answer.std() > 0), default=1.0)
+        if crossing > 0.2 and strongest > needed and answers > max(0.05, 2 * numpy.sqrt(2 / len(values))):
             return Finding(
                 "S02", "warning", f"{crossing:.0%} of the validation and test rows share their '{name}' with training rows, and rows of one '{name}' are alike (intraclass correlation {strongest:.2f}).",
                 {"column": name, "groups": num_groups, "crossing": crossing, "intraclass_correlation": strongest},
@@ -369,6 +407,12 @@ def shares_differ(first: numpy.ndarray, second: numpy.ndarray) -> bool:
     return bool(z > 4.75)
 
 
+def evenly_stepped(values: numpy.ndarray) -> bool:
+    """Whether numbers go up in equal steps, but for rounding."""
+    steps = numpy.diff(values)
+    return bool(numpy.abs(steps - steps.mean()).max() < 0.01 * abs(steps.mean()))
+
+
 def rule_s11(subject: Subject, probe: Probe) -> Finding | None:
     """An ordered split whose validation or test rows differ from training: a mean 3 deviations away, other label shares, another range of targets."""
     if subject.split != "ordered":
@@ -403,8 +447,10 @@ def rule_s11(subject: Subject, probe: Probe) -> Finding | None:
             if shift > 1.5:
                 seen = f"the mean target is {shift:.1f} training deviations away"
         if seen:
+            # An evenly spaced input (a grid, a time index) that is cut in order is extrapolated on purpose.
+            grid = any(bool((numpy.diff(column.values) > 0).all()) and evenly_stepped(column.values) for column in probe.columns if len(column.values) > 2)
             return Finding(
-                "S11", "warning", f"The split follows the order of the rows, and in the {name} rows {seen}.", {"split": name},
+                "S11", "note" if grid else "warning", f"The split follows the order of the rows, and in the {name} rows {seen}.", {"split": name},
                 "The rows are sorted: training and test are different populations.", "Leave shuffle at True, or split(time=...) if the order is time.",
             )  # fmt: skip
     return None
@@ -437,10 +483,10 @@ def rule_s13(subject: Subject, probe: Probe) -> Finding | None:
         count = min(16, distance.shape[1] - 1)
         near = numpy.sort(numpy.partition(distance, count, axis=1)[:, : count + 1], axis=1)
         middle = numpy.median(distance, axis=1)
-        close = near[:, 0] < 0.15 * middle
+        close = near[:, 0] < 0.3 * middle
         # Points of a dense cloud have neighbours at growing distances; copies have some at the jitter's and the next far away.
         gap = (near[:, 1:] / near[:, :-1]).max(1)
-        share = float((close & (gap > 3)).mean())
+        share = float((close & (gap > numpy.where(near[:, 0] < 0.15 * middle, 3, 2.5))).mean())
         if share > 0.5 and not (shared_rows(probe, name, "train") or (0.0, 0))[0] > 0.05:
             return Finding(
                 "S13", "warning", f"{share:.0%} of the {name} rows have a training row at {float(numpy.median(near[:, 0] / middle)):.1%} of the usual distance, and the next ones are far off.",
@@ -466,6 +512,8 @@ def spread_columns(probe: Probe, name: str) -> numpy.ndarray | None:
 
 def rule_s14(subject: Subject, probe: Probe) -> Finding | None:
     """Over 30 % of the columns of another split are shifted by 3 training deviations or have 4 times the spread (twice, where all columns agree)."""
+    if subject.split in ("ordered", "time"):
+        return None  # parts of one column in its order: what differs is drift or sorting, and S11 tells of it
     train = spread_columns(probe, "train")
     if train is None or len(train) < 20 or not numpy.isfinite(train).all():
         return None

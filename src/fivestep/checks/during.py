@@ -1,6 +1,8 @@
-"""What is seen while training goes on: `Watch` is told losses and epochs, and afterwards says what their course means.
+"""What is seen while training goes on: `Watch` is told losses and epochs, looks at gradients and weights at a few epochs' ends, and afterwards says what it means.
 
-Enters: losses of steps in groups, and each epoch's numbers. Leaves: findings at the end. It never touches model, data or random state; per step it only keeps a float.
+Enters: losses of steps in groups, each epoch's numbers, the model between two epochs. Leaves: findings at the end. It never touches model, data or random state.
+The decision that shaped it: nothing happens inside a step. The gradient of an epoch's last step still stands in `.grad` when the epoch is over, where an
+accelerator has been waited for anyway; it is measured after epochs 1, 2, 4, 8, ... only, so that the cost falls with the length of the run.
 """
 
 from __future__ import annotations
@@ -11,7 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fivestep.checks.before_loss import maximizes, rates
+import torch
+from torch import nn
+
+from fivestep.checks.before_loss import is_scale_free, maximizes, rates
 from fivestep.checks.findings import Finding
 from fivestep.checks.probe import Probe
 from fivestep.checks.subject import Subject
@@ -30,6 +35,26 @@ class Epoch:
     metrics: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Gradients and weights at one epoch's end, by parameter name: norms of the last step's gradient, of the weight, and of its move over that epoch (empty: unknown)."""
+
+    epoch: int
+    gradients: Mapping[str, float]
+    weights: Mapping[str, float]
+    moves: Mapping[str, float]
+
+    @property
+    def gradient(self) -> float:
+        """The norm of the whole gradient, as clipping left it."""
+        return math.sqrt(sum(norm * norm for norm in self.gradients.values()))
+
+
+def is_sampled(epoch: int) -> bool:
+    """Whether gradients are looked at after this epoch (from 1): after 1, 2, 4, 8, ..., so 10 looks in 1,000 epochs."""
+    return epoch > 0 and epoch & (epoch - 1) == 0
+
+
 class Watch:
     """An observer of one run. `found` are the findings from before it, `probe` (if given) holds the copy of the model's start."""
 
@@ -39,6 +64,8 @@ class Watch:
         self.losses: list[float] = []
         self.gradient_norms: list[float] = []
         self.epochs: list[Epoch] = []
+        self.samples: list[Sample] = []
+        self.before_epoch: dict[str, torch.Tensor] = {}
         try:
             _ = self.probe.pair  # the copy has to be taken now, before weights move
         except Exception:  # a model that cannot be copied has its note from `check_before`; rules that need its start stay silent
@@ -57,10 +84,29 @@ class Watch:
         """The numbers of one epoch; epochs come in order."""
         self.epochs.append(Epoch(epoch, float(train_loss), None if val_loss is None else float(val_loss), float(lr), dict(metrics or {})))
 
+    def model_seen(self, model: nn.Module, epoch: int) -> None:
+        """The model after `epoch` (from 1), between two epochs. Its weights are copied only at the start of an epoch that will be sampled."""
+        named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad and parameter.is_floating_point()}
+        if is_sampled(epoch) and named:
+            graded = {name: parameter.grad for name, parameter in named.items() if parameter.grad is not None and not parameter.grad.is_sparse}
+            kept = {name: old for name, old in self.before_epoch.items() if name in named and old.shape == named[name].shape}
+            with torch.no_grad():
+                moves = norms({name: named[name].detach() - old for name, old in kept.items()})
+                self.samples.append(Sample(epoch, norms(graded), norms(named), moves))
+        self.before_epoch = {name: parameter.detach().clone() for name, parameter in named.items()} if is_sampled(epoch + 1) else {}
+
     def findings(self) -> list[Finding]:
         """What the course of the losses means; call it once the run has ended."""
         found = [rule(self) for rule in RULES]
         return [finding for finding in found if finding is not None]
+
+
+def norms(tensors: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """The norm of each tensor, fetched from the device together."""
+    if not tensors:
+        return {}
+    found = torch.stack([value.detach().float().norm() for value in tensors.values()])
+    return dict(zip(tensors, found.tolist()))
 
 
 def first_loss(watch: Watch) -> float:
@@ -93,6 +139,94 @@ def rule_t01(watch: Watch) -> Finding | None:
                 "T01", "warning", f"At step {place + 1} the gradient's norm is {norm:.3g}; the median of the steps before is {middle:.3g}.", {"step": place + 1, "norm": norm, "median": middle},
                 "One such step undoes hundreds.", "clip_norm=1, and look at the rows of this step.",
             )  # fmt: skip
+    return None
+
+
+def rule_diverged(watch: Watch) -> Finding | None:
+    """O01 for a run that had learnt and fell apart: the last three epochs cost over five times the best one and over 30 % of what the start cost."""
+    values = [epoch.train_loss for epoch in watch.epochs]
+    if len(values) < 8 or not all(map(math.isfinite, values)) or maximizes(watch.subject.optimizer):
+        return None
+    least, last, begun = min(values), statistics.fmean(values[-3:]), first_loss(watch)
+    place = values.index(least)
+    # Overfitting does not raise the training loss, and a batch of bad luck does not last three epochs; rule_o01 tells of an end above the start.
+    if least > 0 and last > 5 * least and 0.3 * begun < last <= 1.5 * begun and place < len(values) - 3:
+        rate = max(rates(watch.subject.optimizer), default=watch.epochs[-1].rate)
+        return Finding(
+            "O01", "warning", f"The training loss fell to {least:.4g} in epoch {watch.epochs[place].number + 1} and is {last:.4g} at the end; it began at {begun:.4g}.", {"least": least, "last": last, "rate": rate},
+            "One step too long has thrown away what was learnt.", f"A rate of {rate / 10:.2g}, a schedule that falls, clip_norm=1.",
+        )  # fmt: skip
+    return None
+
+
+def layers(sample: Sample) -> dict[str, float]:
+    """Norms of the gradients of weights (a name ending in "weight", or of recurrent layers), in the order of the model; biases and norms say little."""
+    return {name: norm for name, norm in sample.gradients.items() if "weight" in name.rpartition(".")[2]}
+
+
+def rule_t02(watch: Watch) -> Finding | None:
+    """From the third look on a weight's gradient is under a millionth of another's, at each of three looks, and was over a ten-thousandth at the first."""
+    if len(watch.samples) < 4:
+        return None
+    looked = [layers(sample) for sample in watch.samples]
+    common = set.intersection(*map(set, looked))
+    for name in [name for name in looked[0] if name in common]:
+        # The largest gradient of the same look is the measure: near the end of a good run all of them are small together.
+        shares = [look[name] / max(max(look.values()), 1e-30) for look in looked]
+        largest = [max(look.values()) for look in looked[-3:]]
+        if shares[0] > 1e-4 and all(share < 1e-6 for share in shares[-3:]) and min(largest) > 1e-6:
+            return Finding(
+                "T02", "warning", f"The gradient of {name} was {shares[0]:.1g} of the largest one in epoch {watch.samples[0].epoch}, and is {shares[-1]:.1g} of it in epoch {watch.samples[-1].epoch}.",
+                {"layer": name, "first": shares[0], "last": shares[-1]}, "This layer has stopped learning: units before or behind it are dead or saturated.",
+                "A smaller rate, LeakyReLU or GELU, a norm layer, a residual connection.",
+            )  # fmt: skip
+    return None
+
+
+def rule_exploding(watch: Watch) -> Finding | None:
+    """T01 by layer: a gradient a thousand times that of the first epoch, and larger than the weight itself. A note where the optimizer divides by its size."""
+    if len(watch.samples) < 2:
+        return None
+    first = watch.samples[0].gradients
+    for sample in watch.samples[1:]:
+        for name, norm in sample.gradients.items():
+            if first.get(name, 0.0) > 1e-8 and norm > 1000 * first[name] and norm > sample.weights.get(name, math.inf):
+                mild = is_scale_free(watch.subject.optimizer) or watch.subject.clip_norm is not None
+                return Finding(
+                    "T01", "note" if mild else "warning", f"The gradient of {name} had norm {first[name]:.3g} in epoch {watch.samples[0].epoch} and has {norm:.3g} in epoch {sample.epoch} (its weight has {sample.weights[name]:.3g}).",
+                    {"layer": name, "first": first[name], "norm": norm, "epoch": sample.epoch}, "One such step undoes hundreds.", "clip_norm=1, a smaller rate.",
+                )  # fmt: skip
+    return None
+
+
+def rule_t08(watch: Watch) -> Finding | None:
+    """How far weights move in an epoch: all of them further than their own size again and again, or none by more than a millionth. Notes: the loss decides."""
+    looked = [sample for sample in watch.samples[2:] if sample.moves]
+    if len(looked) < 2:
+        return None
+    shares = []
+    for sample in looked:
+        size = math.sqrt(sum(norm * norm for norm in sample.weights.values()))
+        shares.append(math.sqrt(sum(norm * norm for norm in sample.moves.values())) / max(size, 1e-30))
+    if min(shares) > 1 or max(shares) < 1e-6:
+        far = min(shares) > 1
+        return Finding(
+            "T08", "note", f"In epochs {', '.join(str(sample.epoch) for sample in looked)} the weights moved by {min(shares):.2g} to {max(shares):.2g} of their size.", {"moves": shares},
+            "Weights that move by their own size each epoch never settle." if far else "Weights that stand still learn nothing more.", "A smaller rate at the end of the run (a schedule)." if far else "A larger rate, or stop here.",
+        )  # fmt: skip
+    return None
+
+
+def rule_t09(watch: Watch) -> Finding | None:
+    """The gradient has exactly the length of the clip at each of five looks and more: every step is clipped. A note: transformers are trained so."""
+    clip = watch.subject.clip_norm
+    if clip is None or len(watch.samples) < 5:
+        return None
+    if all(abs(sample.gradient - clip) < 1e-3 * clip for sample in watch.samples):
+        return Finding(
+            "T09", "note", f"At all {len(watch.samples)} epochs that were looked at the gradient had the clip's length, {clip:g}.", {"clip_norm": clip, "looks": len(watch.samples)},
+            "Every step is clipped: the rate and the clip together are the step's length, and the loss's slope no longer counts.", "A larger clip_norm, unless it is meant.",
+        )  # fmt: skip
     return None
 
 
@@ -157,4 +291,4 @@ def rule_t07(watch: Watch) -> Finding | None:
     return None
 
 
-RULES: tuple[Any, ...] = (rule_o01, rule_t01, rule_t05, rule_t06, rule_t07)
+RULES: tuple[Any, ...] = (rule_o01, rule_diverged, rule_t01, rule_exploding, rule_t02, rule_t05, rule_t06, rule_t07, rule_t08, rule_t09)

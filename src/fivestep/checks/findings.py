@@ -13,7 +13,7 @@ from typing import Any
 
 from fivestep.checks.catalogue import CATALOGUE, Rule
 
-__all__ = ["CATALOGUE", "SEVERITIES", "Finding", "Rule", "worst"]
+__all__ = ["CATALOGUE", "SEVERITIES", "Finding", "Findings", "Rule", "worst"]
 
 SEVERITIES = ("note", "warning", "error")
 
@@ -55,6 +55,11 @@ class Finding:
             lines.append(f"  fix    {self.fix}{accepts}")
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        from fivestep import displays
+
+        return displays.finding(self)
+
     def to_json(self) -> dict[str, Any]:
         """The finding as a dict that `json.dumps(..., allow_nan=False)` takes: a number that is not finite becomes its name as text."""
         return {
@@ -66,6 +71,19 @@ class Finding:
     def from_json(cls, record: dict[str, Any]) -> Finding:
         """The inverse of `to_json`."""
         return cls(record["code"], record["severity"], record["what"], dict(record["evidence"]), record["cause"], record["fix"])
+
+
+class Findings(list[Finding]):
+    """A list of findings that a notebook shows as such, the loudest first; `print` gives one text each."""
+
+    def __str__(self) -> str:
+        return "\n\n".join(map(str, self)) or "no findings"
+
+    def _repr_html_(self) -> str:
+        from fivestep import displays
+
+        loudest_first = sorted(self, key=lambda found: -SEVERITIES.index(found.severity))  # stable: the order of one severity stays
+        return "".join(map(displays.finding, loudest_first)) or "<div>no findings</div>"
 
 
 def worst(findings: Sequence[Finding]) -> str | None:

@@ -5,13 +5,15 @@ Enters: a session of `workflow` (its parts by attribute, nothing is imported fro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fivestep import seeds
-from fivestep.checks.after import check_prediction_rows, check_scores, check_trained, training_statistics
+from fivestep.checks.after import accuracy, check_prediction_rows, check_scores, check_trained, training_statistics
 from fivestep.checks.before import check_before
 from fivestep.checks.during import Watch
 from fivestep.checks.findings import Finding
@@ -33,6 +35,7 @@ def subject_of(session: Any, predict_rows: Any = None) -> Subject:
         facts = dict(
             target=splits.train.data.target_names[0] if splits.train.data.target_names else None,
             dropped=tuple(splits.train.data.options["drop"]),
+            left_out={column.name: column.why for column in splits.columns.left_out if column.name not in splits.train.data.options["drop"]},
             used=tuple(typed.inputs),
             kinds={column.name: column.kind for column in typed.columns},
             standardised=True,
@@ -112,7 +115,8 @@ class Checks:
     def see(self, event: Any) -> None:
         if isinstance(event, EpochEnded) and self.watch is not None:
             self.watch.steps_ended(event.losses)
-            self.watch.epoch_ended(event.epoch, event.train_loss, event.val_loss, event.lr[0], event.metrics)
+            self.watch.model_seen(self.session.training.model, event.epoch)
+            self.watch.epoch_ended(event.epoch - 1, event.train_loss, event.val_loss, event.lr[0], event.metrics)
 
     def after(self) -> list[Finding]:
         """Findings on the history and on the trained model."""
@@ -126,7 +130,17 @@ class Checks:
 
     def scores(self, name: str, outputs: Any, targets: Any) -> list[Finding]:
         """Findings on the outputs of a split that is scored."""
-        return check_scores(self.subject, name, outputs, (targets,), ignore=self.ignore)
+        return check_scores(self.subject, name, outputs, (targets,), train_accuracy=self.training_accuracy, ignore=self.ignore)
+
+    def training_accuracy(self) -> float:
+        """The trained model's accuracy on up to 1,000 training rows; NaN where it has no classes. Asked only for a split whose score is below guessing."""
+        part = self.subject.train
+        rows = torch.arange(len(part))[:: max(1, len(part) // 1000)]
+        inputs, targets, _ = part.take(rows)
+        with seeds.restored(0):
+            probe = Probe(self.subject)
+            outputs = probe.outputs(probe.fresh().eval(), inputs)
+        return accuracy(outputs, targets[0]) if targets else math.nan
 
     def prediction(self, rows: Any) -> list[Finding]:
         """Findings on rows to be predicted: elsewhere than the training rows, or with their columns in another order."""

@@ -133,6 +133,8 @@ class Probe:
         self.seconds = seconds
         self.views: dict[str, View] = {}
         self.flats: dict[str, numpy.ndarray | None] = {}
+        self.shared: dict[tuple[str, str], tuple[float, int] | None] = {}  # which rows of one split stand in another
+        self.known_rows: dict[str, tuple[numpy.ndarray, numpy.ndarray, numpy.ndarray]] = {}  # of a split: its rows, sixteen columns, a key for each row
         self.forward_seconds = 0.0  # of one row
         self.refusal: str | None = None  # what the loss said about the first batch, where it refused it
 
@@ -157,6 +159,7 @@ class Probe:
         ):
             self.__dict__.pop(name, None)
         self.flats.clear()
+        self.known_rows.clear()
 
     # model
 

@@ -47,7 +47,8 @@ class Subject:
       for that many planned steps, None without a schedule.
     - `metrics` are the user's own functions, `f(outputs, targets)` with one tensor each where there is one; `metric_names` are the names asked for, theirs and
       ours; `default_metrics` says that none were chosen.
-    - `table` holds all raw columns by name, dropped ones included, in the order of the rows of the file; `used` are the feature columns, `kinds` says for
+    - `table` holds all raw columns by name, dropped ones included, in the order of the rows of the file; `used` are the feature columns,
+      `left_out` says why the reader itself left others out (a row counter, an id), `kinds` says for
       each "number", "category", "date" or another word; `standardised` is True where columns are brought to one scale before the model.
     - `split` is "random", "ordered", "time", "group" or "given", `split_column` the column it went by.
     - `weights` is a report with `.matched` and `.missing` (names), or None where no weights were loaded; `fine_tuned` says that training goes on from some.
@@ -87,6 +88,7 @@ class Subject:
     table: Mapping[str, numpy.ndarray] | None = None
     target: str | None = None
     dropped: Sequence[str] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
     used: Sequence[str] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
     standardised: bool = False

@@ -65,6 +65,7 @@ CYCLES = ("sin", "cos")
 FEW_CATEGORIES = 20  # up to here a category with one training row keeps an input of its own
 TASKS = ("regression", "binary", "multiclass", "multilabel")
 LARGEST_CATEGORY = 1_000_000
+LATER = {"later": True}  # fields that came after format 1: columns of an older artifact lack them
 
 
 class RawRows(NamedTuple):
@@ -135,7 +136,7 @@ class LeftOutColumn:
 @dataclass(frozen=True)
 class TargetColumn:
     """What is predicted. Numbers have `center` and `scale` of the training rows (0 and 1 where they are not scaled); classes have labels as they are given back
-    (`classes`) and as text (`texts`), in the order of their codes."""
+    (`classes`) and as text (`texts`), in the order of their codes. `low` and `high` are the range of the training rows' numbers."""
 
     name: str
     kind: str
@@ -145,6 +146,8 @@ class TargetColumn:
     classes: tuple[str | bool | int, ...] = ()
     texts: tuple[str, ...] = ()
     examples: tuple[str, ...] = ()
+    low: float | None = field(default=None, metadata=LATER)
+    high: float | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         if self.kind not in ("number", "boolean", "category"):
@@ -265,6 +268,12 @@ class Columns:
         return numbers + flags + ([name for column in self._category_inputs for name in _onehot_names(column)] if self.categories == "onehot" else [])
 
     @property
+    def number_positions(self) -> list[int]:
+        """Which of the encoded inputs are numbers: no booleans, marks or categories, nor the sines and cosines of a time, which lie between -1 and 1."""
+        parts = [(column, part) for column in self._number_inputs for part in column.parts]
+        return [position for position, (column, part) in enumerate(parts) if column.kind != "boolean" and not part.endswith(CYCLES)]
+
+    @property
     def category_names(self) -> list[str]:
         """Names of the category columns, in the order of the codes."""
         return [column.name for column in self._category_inputs]
@@ -366,6 +375,23 @@ class Columns:
         raw = self._raw(table, notes)
         return raw._replace(notes=tuple(notes))
 
+    def beyond_targets(self, predicted: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+        """One note for each target of which predictions lie below the lowest or above the highest training value; none where all lie between."""
+        notes = []
+        for target in self.targets_:
+            values = predicted.get(target.name)
+            if self.task != "regression" or values is None or target.low is None or target.high is None:
+                continue
+            slack = 1e-6 * (target.high - target.low)  # float32 outputs of the extremes themselves
+            below, above = values < target.low - slack, values > target.high + slack
+            if below.any() or above.any():
+                farthest = values[np.argmax(np.maximum(target.low - values, values - target.high))]
+                notes.append(
+                    f"target {target.name!r}: {int((below | above).sum()):,} of {len(values):,} predictions lie outside of the training targets, {target.low:.6g} to "
+                    f"{target.high:.6g} (farthest: {farthest:.6g}); no training row supports them"
+                )
+        return tuple(notes)
+
     def read_with_targets(self, source: Any, **changed: Any) -> Table:
         """Rows to score: a table for `encode` and `targets`, without the rows whose target is missing where training left them out
         (`without_target="drop"`)."""
@@ -419,6 +445,7 @@ class Columns:
         problems: list[str] = []
         numbers: list[np.ndarray] = []
         codes: list[np.ndarray] = []
+        far = np.zeros(table.num_rows, bool)
         for column in self.inputs:
             values = self._input_values(source, table, column, problems)
             if values is None:
@@ -432,8 +459,14 @@ class Columns:
                 numbers += [values] if column.parts == ("value",) else list(time_parts(values, column.parts))
                 if notes is not None:
                     notes += _number_notes(column, values, table)
+                    far |= _far_outside(column, values)
         if problems:
             raise data_error(table.origin, problems)
+        if notes is not None and far.any():
+            notes.append(
+                f"{int(far.sum()):,} of {len(far):,} rows lie far outside of what training has seen: a value farther from its column's training range than "
+                f"that range is wide (first {table.place(int(np.flatnonzero(far)[0]))}); their predictions are guesses"
+            )
         num_rows = table.num_rows
         number_tensor = torch.from_numpy(np.stack(numbers, axis=1)) if numbers else torch.empty(num_rows, 0, dtype=torch.float64)
         code_tensor = torch.from_numpy(np.stack(codes, axis=1)) if codes else torch.empty(num_rows, 0, dtype=torch.int64)
@@ -704,7 +737,9 @@ def _fit_target(column: TypedColumn, rows: np.ndarray, scaled: bool, notes: list
             notes.append(f"the target {column.name!r}: no training row has the class {listed([shown(text, 30) for text in absent])}, so it cannot be learned")
         return TargetColumn(column.name, "category", column.form, classes=class_labels(texts, column.form), texts=tuple(texts), examples=examples)
     center, scale = _moments(column.values[rows]) if scaled else (0.0, 1.0)
-    return TargetColumn(column.name, column.kind, column.form, center, scale, examples=examples)
+    known = column.values[rows][~np.isnan(column.values[rows])]
+    low, high = (float(known.min()), float(known.max())) if len(known) else (None, None)
+    return TargetColumn(column.name, column.kind, column.form, center, scale, examples=examples, low=low, high=high)
 
 
 # ---------------------------------------------------------------------------------------------------------------------------- notes
@@ -754,6 +789,14 @@ def _number_notes(column: InputColumn, values: np.ndarray, table: Table) -> list
     return notes
 
 
+def _far_outside(column: InputColumn, values: np.ndarray) -> np.ndarray:
+    """Which values are farther from the training range than the range is wide; none of a boolean, or where training had one value only."""
+    if column.low is None or column.high is None or column.kind == "boolean" or column.high == column.low:
+        return np.zeros(len(values), bool)
+    width = column.high - column.low
+    return (values < column.low - width) | (values > column.high + width)
+
+
 def _time_text(seconds: float, kind: str) -> str:
     if kind == "time":
         minutes = int(seconds // 60)
@@ -790,10 +833,10 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         for name in value:
             if name not in names:
                 raise ArtifactError(f"{where}: unknown key {shown(str(name))}")
-        absent = [name for name in names if name not in value]
+        absent = [item.name for item in fields(kind) if item.name not in value and not item.metadata.get("later")]
         if absent:
             raise ArtifactError(f"{where}: the key {absent[0]!r} is missing")
-        built = {name: _build(hints[name], value[name], f"{where}.{name}") for name in names}
+        built = {name: _build(hints[name], value[name], f"{where}.{name}") for name in names if name in value}
         try:
             return typing.cast(Any, kind)(**built)
         except (ValueError, TypeError) as error:

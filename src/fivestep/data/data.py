@@ -6,9 +6,10 @@ alone. The decision that shaped it: nothing is fitted before the split is made, 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -60,20 +61,22 @@ class Data:
         without_target: str = "refuse",
         weight: str | None = None,
         scale_target: bool | str = "auto",
-        categories: str = "onehot",
+        categories: str = "auto",
     ) -> Data:
         """A table with named columns: a path (CSV, TSV, Parquet), a polars, pandas or Arrow frame, or a dict of arrays.
 
         `columns` overrides what a column is read as ({"zip": "category"}); `drop`ped columns are no inputs but stay usable by `split`; `missing` adds tokens
         that mean "no value"; `quote=None` reads quotes as ordinary text; `without_target="drop"` leaves out rows that have none; `weight` names a column of sample weights; `categories` is "onehot" or
-        "codes" (for embeddings). Raises DataError with every problem of the file, each with the option that accepts it.
+        "codes" (for embeddings); "auto" is one-hot, but that `model="auto"` takes codes where there are very many categories. Raises DataError with every problem of the file, each with the option that accepts it.
         """
         from fivestep.data.columns import read_columns
         from fivestep.data.tables import read_table
 
         columns = dict(columns or {})
-        if categories not in ("onehot", "codes"):
-            raise UsageError(f'categories={categories!r} is not known. Use "onehot" (numbers only) or "codes" (forward gets (numbers, codes) for embeddings).')
+        if categories not in ("auto", "onehot", "codes"):
+            raise UsageError(
+                f'categories={categories!r} is not known. Use "auto", "onehot" (numbers only) or "codes" (forward gets (numbers, codes) for embeddings).'
+            )
         raw = read_table(source, columns=columns, missing=missing, delimiter=delimiter, encoding=encoding, decimal=decimal, quote=quote)
         typed = read_columns(raw, target=target, drop=drop, columns=columns, missing=missing, decimal=decimal, without_target=without_target, weight=weight)
         options = dict(
@@ -140,9 +143,16 @@ class Data:
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:
-        import html
+        from fivestep import displays
 
-        return f"<pre>{html.escape(repr(self))}</pre>"
+        if self.kind == "table":
+            body = self.typed.describe()._repr_html_()
+        elif hasattr(self.source, "inputs"):
+            named = [*(("inputs", tensor) for tensor in tensors_of(self.source.inputs)), *(("targets", tensor) for tensor in self.source.targets)]
+            body = displays.table([(role, str(tensor.dtype)[6:], str(tuple(tensor.shape))) for role, tensor in named], ("", "type", "shape"))
+        else:
+            body = ""
+        return f"<div><b>{displays.text(repr(self).splitlines()[0])}</b>{body}{displays.lines(self.notes)}</div>"
 
     # -- splitting ----------------------------------------------------------------------------------------------------------------------------------------
 
@@ -287,8 +297,18 @@ class Splits:
         from fivestep.data.columns import Columns
 
         data = self.train.data
-        scale = data.options["scale_target"]
-        return Columns.fit(data.typed, self.train.indices.numpy(), categories=data.options["categories"], scale_target=bool(scale))
+        scale, categories = data.options["scale_target"], data.options["categories"]
+        return Columns.fit(data.typed, self.train.indices.numpy(), categories="onehot" if categories == "auto" else categories, scale_target=bool(scale))
+
+    def with_categories(self, categories: str) -> Splits:
+        """The same rows on the same sides, with categories as "onehot" or as "codes"."""
+        other = copy.copy(self)
+        other.__dict__.pop("columns", None)
+        for name in ("train", "val", "test"):
+            part = getattr(self, name)
+            if part is not None:
+                setattr(other, name, replace(part, data=replace(part.data, options=part.data.options | {"categories": categories})))
+        return other
 
     @property
     def task(self) -> str | None:
@@ -369,16 +389,22 @@ class Splits:
     def __repr__(self) -> str:
         total = sum(len(part) for part in (self.train, self.val, self.test) if part is not None)
         sizes = " / ".join(f"{part.name} {len(part):,} ({len(part) / total:.0%})" for part in (self.train, self.val, self.test) if part is not None)
-        facts = f"{self.num_inputs} inputs, {self.num_outputs} outputs" if self.num_inputs else "a Dataset"
+        shape, inputs, outputs = self.image_shape, self.num_inputs, self.num_outputs
+        facts = "images of " + " x ".join(map(str, shape)) if shape else f"{inputs:,} input{'s' * (inputs != 1)}" if inputs else "a Dataset"
+        facts += "" if outputs is None or not inputs else f", {outputs:,} output{'s' * (outputs != 1)}"
         text = f"Splits: {sizes} of {self.train.data.origin}; {facts}" + (f"; task {self.task}" if self.task else "")
         if self.classes and self.task in ("binary", "multiclass"):
             text += f"; classes {', '.join(map(str, self.classes[:8]))}{' ...' if len(self.classes) > 8 else ''}"
         return text
 
     def _repr_html_(self) -> str:
-        import html
+        from fivestep import displays
 
-        return f"<pre>{html.escape(repr(self))}</pre>"
+        parts = [part for part in (self.train, self.val, self.test) if part is not None]
+        total = sum(len(part) for part in parts)
+        rows = [(part.name, len(part), f"{len(part) / total:.1%}", part.data.origin) for part in parts]
+        facts = repr(self).partition("; ")[2]
+        return f"<div>{displays.table(rows, ('split', 'rows', 'share', 'from'), caption=facts)}</div>"
 
     def plot(self) -> Any:
         """A matplotlib figure: rows for each split, and how the target is spread in each."""

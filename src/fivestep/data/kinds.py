@@ -226,9 +226,10 @@ class ColumnLines(str):
         return str(self)
 
     def _repr_html_(self) -> str:
-        import html
+        from fivestep import displays
 
-        return f"<pre>{html.escape(self)}</pre>"
+        rows = [(line.name, line.kind, line.use, line.num_missing, ", ".join(line.examples)) for line in self.lines]
+        return displays.table(rows, ("column", "kind", "use", "missing", "examples"))
 
 
 @dataclass(frozen=True)

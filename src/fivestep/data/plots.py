@@ -9,18 +9,55 @@ import torch
 
 from fivestep.figures import BLUE, GREEN, ORANGE, figure
 
+NAMES = {"train": "training", "val": "validation", "test": "test"}
+MOST_CLASSES = 30
+
 
 def plot_splits(splits: Any) -> Any:
-    """How many rows each split has, and how the target is spread in each."""
+    """How many rows each split has, and how the target is spread in each: shares of classes, or a histogram of numbers."""
     made, (left, right) = figure(2)
     parts = [part for part in (splits.train, splits.val, splits.test) if part is not None]
     colours = dict(zip(("train", "val", "test"), (BLUE, ORANGE, GREEN)))
-    left.bar([part.name for part in parts], [len(part) for part in parts], color=[colours[part.name] for part in parts])
+    lines = dict(zip(("train", "val", "test"), ("-", "--", ":")))
+    total = sum(map(len, parts))
+    bars = left.bar([NAMES[part.name] for part in parts], [len(part) for part in parts], color=[colours[part.name] for part in parts])
+    left.bar_label(bars, [f"{len(part):,} ({len(part) / total:.0%})" for part in parts])
     left.set(ylabel="rows")
+    left.margins(y=0.12)
+    known = {}
     for part in parts:
         targets = splits.encoded(part).take(torch.arange(len(part)) if splits.columns is not None else part.indices)[1]
         if targets:
-            right.hist(np.asarray(targets[0], dtype=float).reshape(-1), bins=30, histtype="step", density=True, color=colours[part.name], label=part.name)
-    right.set(xlabel="target", ylabel="density")
-    right.legend()
+            known[part.name] = np.asarray(targets[0])
+    names = splits.train.data.target_names
+    name = names[0] if names else "target"
+    classes = splits.classes if splits.task in ("binary", "multiclass") else None
+    if classes is not None and len(classes) <= MOST_CLASSES and known:
+        width = 0.8 / len(known)
+        for position, (part_name, values) in enumerate(known.items()):
+            shares = np.bincount(values.reshape(-1).astype(int), minlength=len(classes))[: len(classes)] / values.size
+            right.bar(np.arange(len(classes)) + (position - (len(known) - 1) / 2) * width, shares, width, color=colours[part_name], label=NAMES[part_name])
+        short = [text if len(text) <= 14 else text[:13] + "…" for text in map(str, classes)]
+        turned = len(classes) * max(map(len, short)) > 40
+        right.set_xticks(range(len(classes)), short, rotation=60 if turned else 0, ha="right" if turned else "center")
+        right.set(xlabel=name, ylabel="share of the split's rows")
+    elif known:
+        everything = np.concatenate([values.reshape(-1).astype(float) for values in known.values()])
+        edges = np.histogram_bin_edges(everything[np.isfinite(everything)], bins=40)
+        for part_name, values in known.items():
+            right.hist(
+                values.reshape(-1).astype(float),
+                bins=edges,
+                histtype="step",
+                density=True,
+                linewidth=1.6,
+                color=colours[part_name],
+                linestyle=lines[part_name],
+                label=NAMES[part_name],
+            )
+        right.set(xlabel=name if splits.task else "target", ylabel="density")
+    if known:
+        right.legend()
+    else:
+        right.set_axis_off()
     return made

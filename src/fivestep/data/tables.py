@@ -124,7 +124,9 @@ class Table:
         return f"Table({self.origin}: {self.num_rows:,} rows, {len(self.names)} columns: {names})"
 
     def _repr_html_(self) -> str:
-        return f"<p>{self.origin}: {self.num_rows:,} rows</p>" + self.frame.head(5)._repr_html_()
+        from fivestep.displays import text
+
+        return f"<p>{text(self.origin)}: {self.num_rows:,} rows</p>" + self.frame.head(5)._repr_html_()
 
 
 def read_table(

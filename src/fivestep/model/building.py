@@ -30,7 +30,7 @@ from torch.nn.parameter import is_lazy
 from fivestep import seeds
 from fivestep.errors import MissingInputError, SettingsError
 from fivestep.files import printable
-from fivestep.model import models
+from fivestep.model import choosing, models
 from fivestep.model.models import nearest as nearest  # these "as" names are reached as building.nearest, building.load_weights, ... too
 from fivestep.model.weights import WEIGHT_FILES, all_tensors, has_memory, same_bits
 from fivestep.model.weights import WeightsReport as WeightsReport
@@ -69,7 +69,7 @@ class Built:
 def build_model(model: Any, model_args: Mapping[str, Any] | None = None, *, facts: Mapping[str, Any] | None = None, seed: int = 0) -> Built:
     """The module that `model` means, built under `seed`; the caller's global random state stays as it was.
 
-    `model` is a built-in name ("mlp", or "auto": `models.choose`), "mine.py:Net" or "package.module:Net", a class, a function that returns a module, or an
+    `model` is a built-in name ("mlp", or "auto": `choosing.choose`), "mine.py:Net" or "package.module:Net", a class, a function that returns a module, or an
     instance, which is used in place. In `model_args` `{"tuple": [...]}` stands for a tuple, as recipes in JSON hold it. A class or function is called with `model_args`; its parameters called num_inputs, num_outputs and num_categories are
     filled from `facts` unless given, a built-in's also from other facts that it takes (image_shape, task). Raises SettingsError for what is no module or
     cannot be built from these arguments, MissingInputError where a file is not there.
@@ -81,9 +81,9 @@ def build_model(model: Any, model_args: Mapping[str, Any] | None = None, *, fact
     known = {key: value for key, value in (facts or {}).items() if value is not None}
     said: list[str] = []
     if isinstance(model, str) and model == "auto":
-        model, chosen, sentence = models.choose(known.get("task"), known.get("num_inputs"), known.get("image_shape"), known.get("rows"))
-        args = chosen | args
-        said.append(sentence)
+        chosen = choosing.choose(known.get("task"), known.get("num_inputs"), known.get("image_shape"), known.get("rows"))
+        model, args = chosen.model, choosing.arguments(chosen, args)
+        said.append(chosen.sentence)
     if isinstance(model, str) and model in models.BUILT_IN:
         filled = {key: _plain(known[key]) for key in models.BUILT_IN[model].arguments if key in known and key not in args}
         complete = models.complete_arguments(model, {key: _plain(value) for key, value in args.items()} | filled)

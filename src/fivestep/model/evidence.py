@@ -40,11 +40,12 @@ class Evidence:
         weights: Tensor | None = None,
         units: Units | None = None,
         outputs: Any = None,
+        as_stored: Any = None,
         loss: tuple[Tensor, Tensor] | None = None,
     ):
         self.task, self.units, self.loss = task, units, loss
         self.outputs = predictions if outputs is None else outputs
-        self.raw_targets = targets
+        self.raw_targets = targets if as_stored is None else as_stored  # what a function gets: the shape it meets while training
         self.finite = True
         self.kept: Tensor | None = None  # (n,) bool where some rows carry the label to ignore
         self.num_rows = count_rows(predictions, self.outputs, targets, loss)

@@ -20,8 +20,8 @@ from fivestep.model.evidence import Evidence, against_rest, ties, weight_around
 TASKS = ("regression", "binary", "multiclass", "multilabel")
 DEFAULTS = {
     "regression": ("rmse", "mae", "r2"),
-    "binary": ("log_loss", "accuracy", "balanced_accuracy", "auroc", "f1"),
-    "multiclass": ("log_loss", "accuracy", "balanced_accuracy", "auroc", "f1"),
+    "binary": ("log_loss", "accuracy", "balanced_accuracy", "auroc", "f1", "ece"),
+    "multiclass": ("log_loss", "accuracy", "balanced_accuracy", "auroc", "f1", "ece"),
     "multilabel": ("log_loss", "accuracy", "auroc", "f1"),
 }
 

@@ -364,7 +364,7 @@ def by_row(loss: Loss, outputs: Outputs, targets: Sequence[Tensor], weights: Ten
         if _option(loss, "reduction", "mean") not in ("mean", "none"):
             return None
         single = copy.copy(loss)  # its parameters and buffers are the loss's own
-        single.reduction = "none"
+        single.reduction = "none"  # type: ignore[assignment]
         values = call_loss(single, outputs, targets)
     target = targets[0]
     if not isinstance(values, Tensor) or not values.dim() or len(values) != len(target):

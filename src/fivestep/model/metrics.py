@@ -47,6 +47,7 @@ def score(
     *,
     metrics: Sequence[Asked] | Mapping[str, Asked] | Asked | None = None,
     outputs: Any = None,
+    as_stored: Any = None,
     loss: float | Tensor | tuple[Tensor, Tensor] | None = None,
     classes: Sequence[Any] | None = None,
     unit: str | None = None,
@@ -65,7 +66,7 @@ def score(
     functions are scored; `predictions` and `targets` may then be anything whose rows can be taken.
 
     `metrics` are names, functions `f(outputs, targets) -> number`, or {name: either}; None is the task's own. `outputs` is what functions get (None: the
-    predictions). `loss` is one number (no interval), the losses of all rows (n,), or (losses, what each counts) for a mean over labels or class weights.
+    predictions), beside `as_stored` (None: `targets`). `loss` is one number (no interval), the losses of all rows (n,), or (losses, what each counts) for a mean over labels or class weights.
     `weights` (n,) weigh rows. The interval draws again what the split was made of: rows, whole `groups` (n,), or `blocks_of_time` (n,) times, or True where
     rows stand in order of time. `train_targets` are what the constant predictor is fitted on; without them there is no baseline. `seed` fixes all draws.
 
@@ -87,7 +88,7 @@ def score(
     asked = _resolve(metrics, task, width)
     # Sums by unit are (units, classes) matrices: with 1,000 classes 2,000 units keep them at 50 MB and move the interval's width by 2 %.
     units = make_units(num_rows, groups=groups, times=blocks_of_time, seed=seed, most=max(2_000, min(MOST_UNITS, 2_000_000 // width)))
-    evidence = Evidence(task, predictions, targets, weights=weights, units=units, outputs=outputs, loss=_losses_by_row(loss, num_rows))
+    evidence = Evidence(task, predictions, targets, weights=weights, units=units, outputs=outputs, as_stored=as_stored, loss=_losses_by_row(loss, num_rows))
     if task in ONE_LABEL and classes is not None and len(classes) != evidence.predictions.shape[1]:
         raise UsageError(f"{len(classes)} classes are named, predictions are for {evidence.predictions.shape[1]}: names would stand at the wrong numbers.")
 

@@ -177,7 +177,7 @@ def _number(value: float, decimals: int | None) -> str:
         return str(value)
     if decimals is None or decimals > 8 or abs(value) >= 1e12:
         return f"{value:.4g}"
-    return f"{value:,.{decimals}f}"
+    return f"{round(value, decimals) + 0.0:,.{decimals}f}"  # + 0.0: no "-0.00"
 
 
 def _json(value: Any) -> Any:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fivestep.data.batches import count_examples, map_tensors, mover, tensors_of
 from fivestep.errors import DataError, UsageError
 from fivestep.model.losses import Decoding, outputs_from
+from fivestep.model.models import Ensemble
 from fivestep.train import loop
 
 
@@ -76,30 +77,53 @@ class Predictor:
             raise UsageError("probabilities=True needs a model of classes; this one predicts numbers.")
         return self.decoding.values(outputs)
 
-    def predict(self, rows: Any, *, probabilities: bool = False) -> Any:
+    def outputs_in_unit(self, outputs: Any) -> Any:
+        """What a function `f(outputs, targets)` of the user's gets: raw outputs, but in the target's unit where targets were scaled for the loss."""
+        return outputs if self.decoding.target_scale is None else self.decoding.values(self.after_head(outputs))
+
+    # -- spread of members ---------------------------------------------------------------------------------------------------------------------------------
+
+    def spread(self, source: Any) -> Tensor:
+        """How far the members of an ensemble disagree, float64: their standard deviation, of values (n, targets) in the target's unit, or of each class's
+        probability (n, classes). Raises UsageError for a model that has no members, or one only."""
+        module = self.module
+        if not isinstance(module, Ensemble):
+            raise UsageError(
+                f'spread=True tells how far the members of an ensemble disagree, and {type(module).__name__} is one model. Train model="ensemble".'
+            )
+        if module.members < 2:
+            raise UsageError(
+                "spread=True tells how far the members of an ensemble disagree, and this one has a single member. Train it with members of 2 or more."
+            )
+        outputs_nmo = loop.predict(MembersBeside(module), self._blocks(source, None), autocast=self.autocast, pick=None)
+        classed = self.decoding.task in ("binary", "multiclass", "multilabel")
+        read = self.decoding.probabilities if classed else self.decoding.values
+        members = torch.stack([read(outputs_no).double().reshape(len(outputs_no), -1) for outputs_no in outputs_nmo.unbind(1)])
+        return members.std(0)
+
+    def predict(self, rows: Any, *, probabilities: bool = False, spread: bool = False) -> Any:
         """Predictions for new rows, in their order, on the CPU, in the kind of container that was given (a path gives a polars frame)."""
         if self.columns is not None:
-            return self._predict_table(rows, probabilities)[0]
+            return self.predict_table(rows, probabilities=probabilities, spread=spread)[0]
         source, container = as_source(rows)
         if not len(source):
             return torch.empty(0) if container == "torch" else np.empty(0)
-        return as_array(self.decode(self.outputs(source), probabilities=probabilities), container)
+        predicted = as_array(self.decode(self.outputs(source), probabilities=probabilities), container)
+        return (predicted, as_array(self.spread(source), container)) if spread else predicted
 
-    def predict_table(self, rows: Any, *, probabilities: bool = False) -> tuple[Any, list[str]]:
-        """The same for a table, with the notes: extra columns, unseen categories, values outside the training range."""
-        return self._predict_table(rows, probabilities)
-
-    def _predict_table(self, rows: Any, probabilities: bool) -> tuple[Any, list[str]]:
+    def predict_table(self, rows: Any, *, probabilities: bool = False, spread: bool = False) -> tuple[Any, list[str]]:
+        """The same for a table, with the notes: extra columns, unseen categories, values outside the training range, predictions beyond its targets."""
         if isinstance(rows, Tensor) or (isinstance(rows, np.ndarray) and rows.dtype.names is None):
             raise DataError(
                 "This model was trained on a table with named columns; rows without names could stand in another order. Give a frame, a dict of columns or a file."
             )
         numbers, codes, notes = self.columns.read_for_prediction(rows)
-        frame = self.frame(numbers, codes, probabilities=probabilities)
-        return as_container(frame, rows), list(notes)
+        frame = self.frame(numbers, codes, probabilities=probabilities, spread=spread)
+        return as_container(frame, rows), [*notes, *self.columns.beyond_targets(frame)]
 
-    def frame(self, numbers: Tensor, codes: Tensor, *, probabilities: bool = False) -> dict[str, np.ndarray]:
-        """Predictions for raw numbers and codes of a table, as named columns."""
+    def frame(self, numbers: Tensor, codes: Tensor, *, probabilities: bool = False, spread: bool = False) -> dict[str, np.ndarray]:
+        """Predictions for raw numbers and codes of a table, as named columns; with `spread` also that of an ensemble's members: `spread` of the predicted
+        class's probability (with `probabilities` one for each class), or `NAME_spread` of each target."""
         names = self.columns.target_names or ("prediction",)
         if not len(numbers):
             return {name: np.empty(0) for name in names}
@@ -112,14 +136,24 @@ class Predictor:
             if probabilities:
                 table = np.asarray(self.decode(outputs, probabilities=True))
                 columns |= {f"probability_{label}": table[:, position] for position, label in enumerate(self.decoding.classes or range(table.shape[1]))}
+            if spread:
+                spreads = self.spread(source).numpy()
+                labels = list(self.decoding.classes or range(spreads.shape[1]))
+                if probabilities:
+                    columns |= {f"spread_{label}": spreads[:, position] for position, label in enumerate(labels)}
+                else:
+                    places = np.asarray(self.decode(outputs, probabilities=True)).argmax(1)
+                    columns["spread"] = spreads[np.arange(len(spreads)), places]
             return columns
         values = np.asarray(predicted, dtype=np.float64).reshape(len(numbers), -1)
         if probabilities:
             raise UsageError("probabilities=True needs a model of classes; this one predicts numbers.")
-        return {
-            name: values[:, position]
-            for position, name in enumerate(names if len(names) == values.shape[1] else [f"{names[0]}_{k}" for k in range(values.shape[1])])
-        }
+        names = names if len(names) == values.shape[1] else [f"{names[0]}_{k}" for k in range(values.shape[1])]
+        columns = {name: values[:, position] for position, name in enumerate(names)}
+        if spread:
+            spreads = self.spread(source).numpy()
+            columns |= {f"{name}_spread": spreads[:, position] for position, name in enumerate(names)}
+        return columns
 
     def full_model(self) -> nn.Module:
         """Columns, model and decoding as one module: raw tensors in, target units (or probabilities) out."""
@@ -130,6 +164,17 @@ class Predictor:
             self.pick,
             copy.deepcopy(self.head),
         )
+
+
+class MembersBeside(nn.Module):
+    """An ensemble whose forward gives each member's outputs, row by row: `(batch, members, num_outputs)`."""
+
+    def __init__(self, ensemble: Ensemble):
+        super().__init__()
+        self.ensemble = ensemble
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.ensemble.member_outputs(*inputs).transpose(0, 1)
 
 
 class FullModel(nn.Module):

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace as replace_fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,9 @@ from fivestep.results.predictor import ArrayRows, Predictor, as_array, as_source
 from fivestep.settings import Settings
 from fivestep.train import loop
 from fivestep.train import precision as precisions
+
+if TYPE_CHECKING:
+    from fivestep.results.company import Company
 
 SELF_TEST_ROWS = 8
 FUNCTION = "(a function)"
@@ -96,10 +100,19 @@ class Model:
         return self._predictor.decoding.classes
 
     def predict(self, rows: Any, *, probabilities: bool = False, spread: bool = False) -> Any:
-        """Predictions in the target's unit or label names, in input order, on the CPU, in the kind of container given (a path gives a polars frame)."""
-        if spread:
-            raise UsageError("spread=True (the spread of a model's members beside each prediction) is not built yet. Leave it out.")
-        return self._predictor.predict(self._as_trained(rows), probabilities=probabilities)
+        """Predictions in the target's unit or label names, in input order, on the CPU, in the kind of container given (a path gives a polars frame).
+
+        `spread=True` adds how far the members of an ensemble disagree, as a standard deviation in the target's unit or of the probability: columns of a table's
+        predictions, else `(predictions, spread)`. Rows far outside of what training has seen, and predictions beyond its targets, are counted in a warning.
+        """
+        rows = self._as_trained(rows)
+        if self._predictor.columns is None:
+            return self._predictor.predict(rows, probabilities=probabilities, spread=spread)
+        predicted, notes = self._predictor.predict_table(rows, probabilities=probabilities, spread=spread)
+        for note in notes:
+            if "far outside of what training has seen" in note or "outside of the training targets" in note:
+                warnings.warn(note, stacklevel=2)
+        return predicted
 
     def _as_trained(self, rows: Any) -> Any:
         """Rows as the training data was made of such rows: images get their channel axis and 0..1, a `Data` gives its table or Source."""
@@ -165,7 +178,10 @@ class Model:
             train_targets=train_targets,
             seed=seed,
         )
-        return replace_fields(scores, looks=looks)
+        scores = replace_fields(scores, looks=looks)
+        if part.name == "test" and folder is not None:  # a report shows them without another look
+            runs.write(folder, "scores_test.json", {"weights_sha256": building.parameter_hash(self.model.state_dict()), "scores": scores.to_json()})
+        return scores
 
     def _score(self, outputs: Any, targets: Any, metrics: Any, *, split: str, **more: Any) -> scoring.Scores:
         decoding = self._predictor.decoding
@@ -173,18 +189,29 @@ class Model:
         predictions = self._predictor.decode(outputs, probabilities=classed) if decoding.task else None
         if predictions is not None and not classed and isinstance(targets, Tensor) and predictions.numel() == targets.numel():
             predictions = predictions.reshape(targets.shape)
+        as_stored = targets  # a function of the user's gets them as in training: (n,) beside outputs of (n, 1) would broadcast in it
         if decoding.task in ("binary", "multiclass") and isinstance(targets, Tensor):
             targets = targets.long().flatten() if targets.numel() == len(targets) else targets.long()
             if predictions is not None and predictions.dim() > 2 and more.get("groups") is None and more.get("blocks_of_time") is None:
                 # Labels of a sequence or a picture: (n, classes, places) become rows, and an interval draws whole examples again.
                 more["groups"] = torch.arange(len(targets)).repeat_interleave(targets[0].numel())
-                predictions, targets, outputs = predictions.movedim(1, -1).flatten(0, -2), targets.flatten(), None
+                predictions, targets, outputs, as_stored = predictions.movedim(1, -1).flatten(0, -2), targets.flatten(), None, None
                 if isinstance(more.get("loss"), tuple):
                     more["loss"] = float(more["loss"][0].sum() / more["loss"][1].sum())
                 if isinstance(more.get("train_targets"), Tensor):
                     more["train_targets"] = more["train_targets"].long().flatten()
         try:
-            scores = scoring.score(decoding.task, predictions, targets, metrics=metrics, outputs=outputs, classes=decoding.classes, split=split, **more)
+            scores = scoring.score(
+                decoding.task,
+                predictions,
+                targets,
+                metrics=metrics,
+                outputs=self._predictor.outputs_in_unit(outputs),
+                as_stored=as_stored,
+                classes=decoding.classes,
+                split=split,
+                **more,
+            )
             if decoding.temperature == 1.0 or "loss" not in scores:
                 return scores
             told = f"probabilities are of temperature {decoding.temperature:.3g}, fitted on validation; the loss is of the model's own outputs"
@@ -240,6 +267,11 @@ class Model:
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         return f"Model: {type(self.model).__name__} with {parameters:,} parameters, task {self._predictor.decoding.task}"
 
+    def _repr_html_(self) -> str:
+        from fivestep import displays
+
+        return f"<div><b>{displays.text(repr(self))}</b></div>"
+
 
 class Run(Model):
     """A finished training: `.model`, `.history`, `.findings`, `.settings`, `.folder`; `evaluate`, `predict`, `plot`, `save`."""
@@ -263,11 +295,15 @@ class Run(Model):
         evaluate_loss: Callable[[str], float | tuple[Tensor, Tensor] | None],
         can_predict: bool = True,
         checks: Any = None,
+        prepared: Any = None,
     ):
         super().__init__(predictor, task=task, recipe=recipe)
         self.splits, self.history, self.settings, self.findings, self.folder = splits, history, settings, findings, folder
         self._metrics, self._encoded, self._targets, self._seed, self._watched_test = metrics, encoded, targets_in_unit, seed, watched_test
         self._evaluate_loss, self.can_predict, self._checks = evaluate_loss, can_predict, checks
+        self._scored: dict[tuple[str, str], scoring.Scores] = {}  # the task's own scores, by split and weights
+        self._looked_at: set[str] = set()
+        self._prepared = prepared  # everything the run was made from, for `eject`
         self.facts = {
             "rows": {name: len(source) for name, source in encoded.items()},
             "kind": splits.train.data.kind,
@@ -301,12 +337,32 @@ class Run(Model):
             return super().evaluate(split_or_data, metrics=metrics)
         name = split_or_data
         part = self.splits.part(name)
+        self._looked_at.add(name)
         if self._checks is not None and self._targets(name) is not None and self.can_predict:
             self._add_findings(self._checks.scores(name, self._predictor.outputs(self._encoded[name]), self._targets(name)))
-        return self.evaluate_part(
+        scores = self.evaluate_part(
             self.splits, part, folder=self.folder, source=self._encoded[name], targets=self._targets(name), train_targets=self._targets("train"),
             loss=self._evaluate_loss(name), metrics=metrics, seed=self._seed,
         )  # fmt: skip
+        if metrics is self._metrics:
+            self._scored[name, self.weights_sha256] = scores
+        return scores
+
+    def scored(self, split: str) -> scoring.Scores:
+        """The scores of "train" or "val" with the weights as they are: those that `evaluate` gave, else taken now. For "test" see `looked`."""
+        if split == "test":
+            raise UsageError('A look at the test split is asked for by name: run.evaluate("test").')
+        return self._scored.get((split, self.weights_sha256)) or self.evaluate(split)
+
+    def looked(self) -> tuple[int, scoring.Scores | None]:
+        """(how often the test split has been looked at, its scores if they were taken with these weights). Looks at nothing itself."""
+        known = self._scored.get(("test", self.weights_sha256))
+        if self.folder is None:
+            return runs.LOOKS_WITHOUT_FOLDER.get(f"{self.splits.fingerprint}/test", 0), known
+        kept = None if known is not None else runs.read(self.folder, "scores_test.json")
+        if kept is not None and kept["weights_sha256"] == self.weights_sha256:
+            known = scoring.Scores.from_json(kept["scores"])
+        return runs.looks(self.folder.parent, self.splits.fingerprint, "test"), known
 
     def predict(self, rows_or_split: Any = "test", *, probabilities: bool = False, spread: bool = False) -> Any:
         """Predictions for new rows, or for a split by its name (a tensor or array of labels, in the split's order)."""
@@ -314,10 +370,21 @@ class Run(Model):
             rows_or_split = rows_or_split.name
         if isinstance(rows_or_split, str) and rows_or_split in ("train", "val", "test"):
             self.splits.part(rows_or_split)
-            return as_array(self._predictor.decode(self._predictor.outputs(self._encoded[rows_or_split]), probabilities=probabilities))
+            source = self._encoded[rows_or_split]
+            predicted = as_array(self._predictor.decode(self._predictor.outputs(source), probabilities=probabilities))
+            return (predicted, self._predictor.spread(source)) if spread else predicted
         if self._checks is not None:
             self._add_findings(self._checks.prediction(rows_or_split))
         return super().predict(rows_or_split, probabilities=probabilities, spread=spread)
+
+    def company(self, split: str = "val") -> Company:
+        """A linear model and, where scikit-learn is installed, boosted trees on the same rows and columns, beside this model's error: who does better is named.
+
+        For tables of classes or numbers; "test" only after `evaluate("test")`. Costs seconds at most. Raises UsageError.
+        """
+        from fivestep.results.company import company
+
+        return company(self, split)
 
     def _add_findings(self, found: list[Any]) -> None:
         self.findings += [finding for finding in found if finding.code not in {known.code for known in self.findings}]
@@ -360,11 +427,35 @@ class Run(Model):
         ]
         return "\n".join(lines)
 
+    def eject(self, path: str | Path) -> list[Path]:
+        """Write the run as one readable script of plain PyTorch; returns its path and those of the files beside it (arrays, your module, first weights).
+
+        The script needs torch and the table reader, not fivestep, and on the CPU it ends in the same weights, bit for bit: it prints their SHA-256.
+        Raises SettingsError for what cannot be written so (a lambda, a Dataset object), CannotCreateError where a file is in the way. For example
+        `run.eject("train.py")`; in examples/eject_and_compare.py the script is run, too.
+        """
+        from fivestep.results.eject import eject
+
+        return eject(self._prepared, path, weights_sha256=self.facts["weights_sha256"], folder=self.folder)
+
     def plot(self, kind: str = "loss") -> Any:
-        """A matplotlib figure: "loss" or "predictions"."""
+        """A matplotlib figure: "loss", "predictions", "residuals", "confusion", "roc", "precision_recall", "calibration", "importance" or "boundary".
+
+        All but "loss" are drawn from validation rows (training rows where there are none). A kind that this task does not have is a UsageError.
+        """
         from fivestep.watch import plots
 
         return plots.plot_run(self, kind)
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write one self-contained HTML file that tells what was trained, how good it is and where it errs; returns its path.
+
+        `path` is a file, or a folder that gets a report.html; without one it is the run's own folder. The test split is not scored for it: its scores stand
+        there if `evaluate("test")` was asked for before, with the number of looks.
+        """
+        from fivestep.results import report
+
+        return report.write(self, path)
 
     def __repr__(self) -> str:
         rows = self.history
@@ -377,9 +468,75 @@ class Run(Model):
         return text + (f"\n  folder {self.folder}" if self.folder else "")
 
     def _repr_html_(self) -> str:
-        import html
+        from fivestep import displays
+        from fivestep.checks.findings import Findings
 
-        return f"<pre>{html.escape(repr(self))}</pre>"
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        facts: list[tuple[str, Any]] = [("model", f"{type(self.model).__name__}, {parameters:,} parameters"), ("epochs", len(self.history))]
+        best = self.best
+        if best is not None:
+            facts += [("kept epoch", best["epoch"])]
+            facts += [
+                (key.replace("_loss", " loss").replace("val ", "validation ").replace("train ", "training "), best[key])
+                for key in ("train_loss", "val_loss")
+                if key in best
+            ]
+        if self.folder is not None:
+            facts.append(("folder", self.folder))
+        loud = Findings(finding for finding in self.findings if finding.severity != "note")
+        picture = displays.curves(self.history, best=best["epoch"] if best is not None else None)
+        return f"<div>{displays.table(facts, caption='Run')}{picture}{loud._repr_html_() if loud else ''}</div>"
+
+
+class RunWithoutData(Run):
+    """A finished run whose data cannot be read again: it predicts and scores rows that it is given, and says of anything else why it cannot.
+
+    `why` is the reason, with the way on.
+    """
+
+    def __init__(
+        self, model: Model, why: str, *, history: list[dict[str, Any]], settings: Settings, findings: list[Any], folder: Path, self_test: tuple[Any, Any]
+    ):
+        Model.__init__(self, model._predictor, task=model._task, recipe=model._recipe, facts=model.facts)
+        self.history, self.settings, self.findings, self.folder = history, settings, findings, folder
+        self.why, self._kept_self_test = why, self_test
+        self._metrics = self._checks = None
+
+    @property
+    def splits(self) -> Any:  # type: ignore[override]
+        """There are none: UsageError, with the reason."""
+        raise UsageError(f"This run was loaded without its data. {self.why}")
+
+    def predict(self, rows_or_split: Any = "test", *, probabilities: bool = False, spread: bool = False) -> Any:
+        """Predictions for new rows; a split by its name is a UsageError."""
+        if isinstance(rows_or_split, str) and rows_or_split in ("train", "val", "test"):
+            return self.splits
+        return Model.predict(self, rows_or_split, probabilities=probabilities, spread=spread)
+
+    def calibrate(self) -> float:
+        """Validation rows are needed: UsageError."""
+        return self.splits
+
+    def eject(self, path: str | Path) -> list[Path]:
+        """The data is needed: UsageError."""
+        return self.splits
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """The data is needed: UsageError."""
+        return self.splits
+
+    def plot(self, kind: str = "loss") -> Any:
+        """A matplotlib figure of the losses; what needs the data is a UsageError."""
+        return super().plot(kind) if kind == "loss" else self.splits
+
+    def _self_test_rows(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return self._kept_self_test
+
+    def _card(self) -> str:
+        return Model._card(self)
+
+    def __repr__(self) -> str:
+        return super().__repr__() + f"\n  without its data: {self.why}"
 
 
 def group_codes(values: Any) -> Any:

@@ -116,7 +116,8 @@ def count_look(folder: Path | None, fingerprint: str, split: str, *, times: int 
     if folder is None:
         LOOKS_WITHOUT_FOLDER[key] = LOOKS_WITHOUT_FOLDER.get(key, 0) + times
         return LOOKS_WITHOUT_FOLDER[key]
-    path = folder.parent / "looks.jsonl"
+    beside = folder.parent.parent if (folder.parent / "sweep.json").exists() else folder.parent  # a run of a sweep counts beside all other runs
+    path = beside / "looks.jsonl"
     line = {
         "fingerprint": fingerprint,
         "split": split,
@@ -125,7 +126,7 @@ def count_look(folder: Path | None, fingerprint: str, split: str, *, times: int 
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     files.append_line_durably(path, files.write_json(line, indent=None).rstrip(b"\n"))
-    return looks(folder.parent, fingerprint, split)
+    return looks(beside, fingerprint, split)
 
 
 def looks(parent: Path, fingerprint: str, split: str) -> int:

@@ -204,6 +204,13 @@ def read_newest(parent: Path) -> files.Newest:
     return newest
 
 
+def read_parts(path: Path) -> tuple[dict[str, Tensor], Any]:
+    """(tensors, JSON) of one checkpoint's folder, for `restore`. Raises ArtifactError where a byte of it is damaged."""
+    published = files.read_published(path, FILES)
+    found = tensors.state_from_bytes(published.contents["state.safetensors"], what=str(path / "state.safetensors"), finite=False)
+    return found, files.read_json(published.contents["state.json"], limit=LIMIT, what=str(path / "state.json"))
+
+
 def settings_hash(settings: Mapping[str, Any]) -> str:
     """SHA-256 of a run's settings as JSON without the number of epochs, the one setting that may grow, and without what cannot change a weight."""
     free = ("epochs", "checkpoint", "keep_checkpoints", "on_checkpoint_error")

@@ -76,6 +76,7 @@ class Plan:
     watch_test: Validate | None = None
     frozen: Sequence[nn.Module] = ()  # modules whose parameters are all frozen stay in eval(): BatchNorm would go on learning
     observers: Sequence[Callable[[Any], None]] = ()
+    facts: dict[str, Any] = field(default_factory=dict)  # the settings, as observers are told them
     program: compiled.Program | None = None  # the steps as machine code, in chunks; None: eager
     after_step: Callable[[Training], bool] | None = None  # checkpoints and signals; True ends the run at this step
     after_epoch: Callable[[Training], bool] | None = None
@@ -85,7 +86,7 @@ def train(training: Training, plan: Plan) -> str:
     """Run the remaining epochs; returns why the run ended, in words."""
     started = time.perf_counter()
     steps = plan.batches.steps(training.epoch)
-    notify(plan, RunStarted(plan.epochs, steps, training.epoch))
+    notify(plan, RunStarted(plan.epochs, steps, training.epoch, plan.facts))
     reason = f"all {plan.epochs} epochs done"
     per_step = training.schedule if training.schedule is not None and training.schedule.every == "step" else None
     training_step = plan.step if plan.user_step is None else user_step(plan.user_step)

@@ -1,52 +1,337 @@
-"""Pictures of a run as matplotlib figures."""
+"""Pictures of a run as matplotlib figures.
+
+Enters: a `Run` and what is to be seen. Leaves: a `Figure` of its own, without pyplot. The numbers come from `results/diagnosis.py`, as those of the report do;
+all but the learning curves are of validation rows (training rows where there are none), and the test split is never drawn.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fivestep.errors import UsageError
-from fivestep.figures import BLUE, GREEN, GREY, ORANGE, figure
+from fivestep.figures import BLUE, COLOURS, GREEN, GREY, LINES, ORANGE, figure
+from fivestep.model.building import nearest
+from fivestep.results import diagnosis
+
+SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
+MOST_CLASSES = 20  # classes whose names and counts can still be read in a confusion matrix
 
 
 def plot_run(run: Any, kind: str) -> Any:
-    kinds = {"loss": plot_loss, "predictions": plot_predictions}
+    """The figure of this kind. Raises UsageError for a kind that is not known or that this task does not have."""
+    kinds = {
+        "loss": plot_loss, "predictions": plot_predictions, "residuals": plot_residuals, "confusion": plot_confusion, "roc": plot_roc,
+        "precision_recall": plot_precision_recall, "calibration": plot_calibration, "importance": plot_importance, "boundary": plot_boundary,
+    }  # fmt: skip
     if kind not in kinds:
-        raise UsageError(f"plot({kind!r}) is not known. Use {', '.join(map(repr, kinds))}.")
+        raise UsageError(f"plot({kind!r}) is not known. Use {', '.join(map(repr, kinds))}.{nearest(str(kind), kinds)}")
     return kinds[kind](run)
 
 
+def seen(run: Any, kind: str, *tasks: str) -> diagnosis.Predicted:
+    """Predictions of the rows that are drawn, of a run whose task is one of `tasks`."""
+    task = run._predictor.decoding.task
+    if task not in tasks:
+        others = {"regression": '"predictions", "residuals"', "multilabel": '"calibration"', None: '"loss"'}.get(task, '"confusion", "roc", "calibration"')
+        told = f"this run's is {task}" if task else "from this run's loss none can be told"
+        raise UsageError(f'plot("{kind}") is for a task of {" or ".join(tasks)}, and {told}. There is plot of {others}.')
+    found = diagnosis.predicted(run, diagnosis.drawn_part(run))
+    if found is None:
+        raise UsageError(
+            f'plot("{kind}") compares predictions with targets row by row, and the outputs of this model cannot be compared so. There is plot("loss").'
+        )
+    return found
+
+
+def rows_of(found: diagnosis.Predicted) -> str:
+    return f"{len(found):,} {SPLIT_NAMES[found.split]} row{'s' * (len(found) != 1)}"
+
+
 def plot_loss(run: Any) -> Any:
-    """Training, validation and (where watched) test loss over epochs; the kept epoch marked."""
+    """Training, validation and (where watched) test loss over epochs; the kept epoch marked; logarithmic where the loss falls by more than 20 times."""
     made, axes = figure()
-    for key, label, colour in (("train_loss", "training", BLUE), ("val_loss", "validation", ORANGE), ("test_loss", "test (watched)", GREEN)):
+    drawn: list[float] = []
+    for key, label, colour, line in (
+        ("train_loss", "training", BLUE, "-"),
+        ("val_loss", "validation", ORANGE, "--"),
+        ("test_loss", "test (watched)", GREEN, ":"),
+    ):
         rows = [(row["epoch"], row[key]) for row in run.history if row.get(key) is not None]
         if rows:
-            axes.plot(*zip(*rows), label=label, color=colour)
+            axes.plot(*zip(*rows), label=label, color=colour, linestyle=line, marker="o" if len(rows) == 1 else None)
+            drawn += [value for _, value in rows]
+    if drawn and min(drawn) > 0 and max(drawn) > 20 * min(drawn):
+        axes.set_yscale("log")
     if run.best and run.settings.chosen.get("keep") == "best":
         axes.axvline(run.best["epoch"], color=GREY, linestyle=":", label=f"kept: epoch {run.best['epoch']}")
-    axes.set(xlabel="epoch", ylabel="loss")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    loss = run.settings.chosen.get("loss") or run.settings.asked.get("loss")
+    axes.set(xlabel="epoch", ylabel=f"loss ({loss})" if isinstance(loss, str) else "loss")
     axes.legend()
     return made
 
 
 def plot_predictions(run: Any) -> Any:
-    """With one input column: data and predictions over it. Else predicted against actual, for the split that was kept apart."""
-    made, axes = figure()
-    part = "test" if run.splits.test is not None and run._watched_test else "val" if run.splits.val is not None else "train"
+    """With one input column: data and predictions over it. For numbers predicted against actual; for two classes the probability by true class."""
     inputs = getattr(run._encoded["train"], "inputs", None)
-    if isinstance(inputs, Tensor) and inputs.dim() == 2 and inputs.shape[1] == 1:
-        for name, colour in (("train", BLUE), ("val", ORANGE), ("test", GREEN)):
-            if name in run._encoded:
-                axes.scatter(run._encoded[name].inputs[:, 0], run._targets(name).reshape(-1), s=8, color=colour, label=name)
-        axes.scatter(run._encoded[part].inputs[:, 0], np.asarray(run.predict(part)).reshape(-1), s=8, color=GREY, marker="x", label=f"predicted ({part})")
-        axes.set(xlabel="input", ylabel="target")
-    else:
-        actual, predicted = np.asarray(run._targets(part), dtype=float).reshape(-1), np.asarray(run.predict(part), dtype=float).reshape(-1)
-        axes.scatter(actual, predicted, s=8, color=BLUE, alpha=0.5, label=part)
-        axes.axline((actual.min(), actual.min()), slope=1, color=GREY, linestyle=":")
-        axes.set(xlabel="actual", ylabel="predicted")
+    if isinstance(inputs, Tensor) and inputs.dim() == 2 and inputs.shape[1] == 1 and run._predictor.decoding.task == "regression":
+        return plot_over_one_input(run)
+    if run._predictor.decoding.task == "binary":
+        return plot_probabilities(run)
+    found = seen(run, "predictions", "regression")
+    width = min(3, found.values.shape[1])
+    made, axes = figure(width)
+    for target, one in zip(range(width), np.atleast_1d(axes)):
+        name = found.target_names[target]
+        actual, guess = found.targets[:, target].numpy(), found.values[:, target].numpy()
+        one.scatter(actual, guess, s=16, color=BLUE, alpha=0.5 if len(found) < 2_000 else 0.2, linewidths=0, label=rows_of(found), rasterized=True)
+        one.axline((actual.min(), actual.min()), slope=1, color=GREY, linestyle=":", label="right")
+        one.set(xlabel=f"actual {name}", ylabel=f"predicted {name}")
+        one.legend()
+    return made
+
+
+def plot_over_one_input(run: Any) -> Any:
+    """Targets of training and validation rows over the one input, and the model's curve. In the column's unit where a table has one."""
+    made, axes = figure()
+    columns = run._predictor.columns
+    name, center, scale = "input", 0.0, 1.0
+    if columns is not None and len(columns.inputs) == 1 and columns.inputs[0].kind == "number":
+        name, center, scale = columns.inputs[0].name, columns.inputs[0].center[0], columns.inputs[0].scale[0]
+    everything = []
+    for part, colour, marker in (("train", BLUE, "o"), ("val", ORANGE, "^")):
+        if part in run._encoded:
+            places = diagnosis.evenly(len(run._encoded[part]), 5_000)
+            x = run._encoded[part].inputs[places, 0].double() * scale + center
+            axes.scatter(
+                x,
+                run._targets(part).reshape(len(run._encoded[part]), -1)[places, 0],
+                s=10,
+                alpha=0.6,
+                color=colour,
+                marker=marker,
+                label=SPLIT_NAMES[part],
+                linewidths=0,
+            )
+            everything.append(run._encoded[part].inputs[:, 0])
+    low, high = float(torch.cat(everything).min()), float(torch.cat(everything).max())
+    grid = torch.linspace(low, high, 300, dtype=run._encoded["train"].inputs.dtype)[:, None]
+    curve = run._predictor.decode(run._predictor.outputs(diagnosis.ArrayRows(grid)))
+    axes.plot(grid[:, 0].double() * scale + center, np.asarray(curve, dtype=float).reshape(len(grid), -1)[:, 0], color="black", label="predicted")
+    names = run.splits.train.data.target_names
+    axes.set(xlabel=name, ylabel=names[0] if names else "target")
     axes.legend()
+    return made
+
+
+def plot_probabilities(run: Any) -> Any:
+    """How probable class 1 was for rows of each true class, as shares of the class."""
+    found = seen(run, "predictions", "binary")
+    made, axes = figure()
+    for label, (colour, line) in enumerate(zip((BLUE, ORANGE), ("-", "--"))):
+        values = found.values[found.targets == label, 1].numpy()
+        if len(values):
+            axes.hist(values, bins=np.linspace(0, 1, 31), weights=np.full(len(values), 1 / len(values)), histtype="step", color=colour, linestyle=line, linewidth=1.6,
+                      label=f"true class {found.classes[label]} ({len(values):,} rows)")  # fmt: skip
+    axes.axvline(0.5, color=GREY, linestyle=":")
+    axes.set(xlabel=f"predicted probability of {found.classes[1]}", ylabel="share of the class", xlim=(0, 1))
+    axes.legend()
+    return made
+
+
+def plot_residuals(run: Any) -> Any:
+    """Errors over the prediction, and how large they are."""
+    found = seen(run, "residuals", "regression")
+    made, (left, right) = figure(2)
+    for target in range(min(3, found.values.shape[1])):
+        errors = (found.values[:, target] - found.targets[:, target]).numpy()
+        label = found.target_names[target] if found.values.shape[1] > 1 else rows_of(found)
+        left.scatter(
+            found.values[:, target], errors, s=16, alpha=0.5 if len(found) < 2_000 else 0.2, color=COLOURS[target], linewidths=0, label=label, rasterized=True
+        )
+        low, high = np.percentile(errors, [0.5, 99.5])
+        right.hist(
+            np.clip(errors, low, high),
+            bins=min(40, max(8, int(len(errors) ** 0.5))),
+            histtype="step",
+            linewidth=1.6,
+            color=COLOURS[target],
+            linestyle=LINES[target],
+        )
+    left.axhline(0, color=GREY, linestyle=":")
+    right.axvline(0, color=GREY, linestyle=":")
+    name = found.target_names[0] if found.values.shape[1] == 1 else "target"
+    left.set(xlabel=f"predicted {name}", ylabel=f"predicted - actual {name}")
+    right.set(xlabel=f"predicted - actual {name}", ylabel="rows")
+    left.legend()
+    return made
+
+
+def plot_confusion(run: Any) -> Any:
+    """Rows by true class and by the class they were given; the shade is the share of the true class."""
+    found = seen(run, "confusion", "binary", "multiclass")
+    matrix = diagnosis.confusion(found)
+    names = list(found.classes)
+    told = ""
+    if len(names) > MOST_CLASSES:
+        kept = matrix.sum(1).argsort(descending=True, stable=True)[:MOST_CLASSES].sort().values
+        told = f"; the {MOST_CLASSES} largest of {len(names)} classes"
+        matrix, names = matrix[kept][:, kept], [names[position] for position in kept.tolist()]
+    shares = matrix / matrix.sum(1, keepdim=True).clamp(min=1)
+    made, axes = figure()
+    side = max(4.2, 0.36 * len(names) + 2)
+    made.set_size_inches(side * 1.35, side)
+    shown = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    size = 10 if len(names) <= 10 else 7
+    for true in range(len(names)):
+        for called in range(len(names)):
+            if matrix[true, called] or len(names) <= 10:
+                axes.text(
+                    called,
+                    true,
+                    f"{int(matrix[true, called]):,}",
+                    ha="center",
+                    va="center",
+                    fontsize=size,
+                    color="white" if shares[true, called] > 0.55 else "black",
+                )
+    short = [name if len(name) <= 18 else name[:17] + "…" for name in names]
+    long = max(map(len, short)) * len(short) > 50
+    axes.set_xticks(range(len(names)), short, rotation=60 if long else 0, ha="right" if long else "center", rotation_mode="anchor" if long else None)
+    axes.set_yticks(range(len(names)), short)
+    axes.set(xlabel="called", ylabel="true class", title=rows_of(found) + told)
+    made.colorbar(shown, ax=axes, label="share of the true class")
+    return made
+
+
+def one_against_the_rest(found: diagnosis.Predicted) -> list[tuple[str, Tensor, Tensor]]:
+    """(class, its probabilities, whether rows are of it): class 1 of two, else the six most frequent ones that have rows on both sides."""
+    if found.task == "binary":
+        chosen = [1]
+    else:
+        chosen = torch.bincount(found.targets, minlength=len(found.classes)).argsort(descending=True, stable=True)[:6].tolist()
+    curves = [(found.classes[label], found.values[:, label], found.targets == label) for label in chosen]
+    curves = [(name, scores, positive) for name, scores, positive in curves if 0 < int(positive.sum()) < len(positive)]
+    if not curves:
+        raise UsageError(f"All {rows_of(found)} are of one class, so there is nothing to tell apart.")
+    return curves
+
+
+def plot_roc(run: Any) -> Any:
+    """True against false positive rate at every threshold, with the area under the curve."""
+    found = seen(run, "roc", "binary", "multiclass")
+    made, axes = figure()
+    for (name, scores, positive), colour, line in zip(one_against_the_rest(found), COLOURS, LINES):
+        misses, hits = diagnosis.roc(scores, positive)
+        axes.plot(misses, hits, color=colour, linestyle=line, label=f"{name}: area {float(torch.trapezoid(hits, misses)):.3f}")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="guessing: area 0.5")
+    axes.set(xlabel="false positive rate", ylabel="true positive rate (recall)", title=rows_of(found), xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    axes.legend(loc="lower right")
+    return made
+
+
+def plot_precision_recall(run: Any) -> Any:
+    """Precision against recall at every threshold; guessing has the class's share as its precision."""
+    found = seen(run, "precision_recall", "binary", "multiclass")
+    made, axes = figure()
+    for (name, scores, positive), colour, line in zip(one_against_the_rest(found), COLOURS, LINES):
+        recall, precision = diagnosis.precision_recall(scores, positive)
+        share = float(positive.double().mean())
+        axes.plot(recall, precision, color=colour, linestyle=line, label=f"{name} (guessing: {share:.1%})")
+        axes.axhline(share, color=colour, linestyle=":", linewidth=0.8)
+    axes.set(xlabel="recall", ylabel="precision", title=rows_of(found), xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    axes.legend()
+    return made
+
+
+def plot_calibration(run: Any) -> Any:
+    """How often what was predicted came true, in bins of like size with 95 % intervals, and how often each probability was predicted."""
+    found = seen(run, "calibration", "binary", "multiclass", "multilabel")
+    bins = diagnosis.calibration_bins(found)
+    made, (left, right) = figure(2)
+    x, y = np.array([one.predicted for one in bins]), np.array([one.observed for one in bins])
+    spread = [y - np.array([one.low for one in bins]), np.array([one.high for one in bins]) - y]
+    left.errorbar(x, y, yerr=np.maximum(spread, 0), fmt="o", color=BLUE, capsize=3, label=f"{bins[0].count:,} rows a bin, 95 %")
+    left.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="as predicted")
+    what = (
+        f"probability of {found.classes[1]}"
+        if found.task == "binary"
+        else "probability of a label"
+        if found.task == "multilabel"
+        else "probability of the class it chose"
+    )
+    left.set(xlabel=f"predicted {what}", ylabel="share that was so", title=rows_of(found), xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    left.legend()
+    sure = found.values[:, 1] if found.task == "binary" else found.values.flatten() if found.task == "multilabel" else found.values.max(1).values
+    right.hist(sure.numpy(), bins=np.linspace(0, 1, 31), color=BLUE, alpha=0.8)
+    right.set(xlabel=f"predicted {what}", ylabel="rows")
+    return made
+
+
+def plot_importance(run: Any) -> Any:
+    """How much worse rows are predicted when a column's values are dealt anew among them, with 95 % intervals; the 20 largest."""
+    found = diagnosis.importance(run, diagnosis.drawn_part(run), seed=run._seed)
+    if isinstance(found, str):
+        raise UsageError(f'plot("importance"): {found}')
+    rows = found.rows[:20][::-1]
+    made, axes = figure()
+    made.set_size_inches(6.4, max(2.4, 0.3 * len(rows) + 1.2))
+    values = np.array([row.value for row in rows])
+    spread = np.nan_to_num(np.array([[row.value - row.low for row in rows], [row.high - row.value for row in rows]]))
+    axes.barh(
+        range(len(rows)), values, xerr=np.maximum(spread, 0), color=[BLUE if row.matters else "#BBBBBB" for row in rows], ecolor="black", capsize=2, height=0.65
+    )
+    axes.set_yticks(range(len(rows)), [row.name if len(row.name) <= 30 else row.name[:29] + "…" for row in rows])
+    axes.axvline(0, color=GREY, linewidth=0.8)
+    axes.set(
+        xlabel=f"growth of the {found.loss_name} (from {found.base:.3g})",
+        title=f"{found.num_rows:,} {SPLIT_NAMES[found.split]} rows; grey: not shown to matter",
+    )
+    return made
+
+
+def plot_boundary(run: Any) -> Any:
+    """What the model says over the plane of its two number inputs, with the rows on it."""
+    names = diagnosis.two_inputs(run)
+    found = seen(run, "boundary", "binary", "multiclass", "regression")
+    inputs = run._encoded[found.split].inputs[found.places]
+    columns = run._predictor.columns
+    center, scale = np.zeros(2), np.ones(2)
+    if columns is not None:
+        center, scale = (np.array([getattr(column, key)[0] for column in columns.inputs]) for key in ("center", "scale"))
+    low, high = inputs[:, :2].min(0).values, inputs[:, :2].max(0).values
+    room = (high - low).clamp(min=1e-6) * 0.08
+    axis = [torch.linspace(float(low[k] - room[k]), float(high[k] + room[k]), 160) for k in (0, 1)]
+    plane = torch.cartesian_prod(*axis).to(inputs.dtype)
+    if inputs.shape[1] > 2:  # marks of missing values stand beside the two numbers: none is missing here
+        plane = torch.cat([plane, torch.zeros(len(plane), inputs.shape[1] - 2, dtype=plane.dtype)], 1)
+    outputs = run._predictor.outputs(diagnosis.ArrayRows(plane))
+    made, axes = figure()
+    grid = [np.asarray(axis[k], dtype=float) * scale[k] + center[k] for k in (0, 1)]
+    places = diagnosis.evenly(len(inputs), 2_000)
+    x, y = ((inputs[places, k].double().numpy() * scale[k] + center[k]) for k in (0, 1))
+    if found.task == "regression":
+        values = np.asarray(run._predictor.decode(outputs), dtype=float).reshape(len(plane), -1)[:, 0].reshape(160, 160).T
+        shown = axes.contourf(*grid, values, levels=15, cmap="cividis")
+        axes.scatter(x, y, c=found.targets[places, 0], cmap="cividis", norm=shown.norm, s=24, edgecolors="white", linewidths=0.5)
+        made.colorbar(shown, ax=axes, label=f"predicted {found.target_names[0]} (dots: actual)")
+    else:
+        chances = run._predictor.decode(outputs, probabilities=True).reshape(160, 160, -1)
+        from matplotlib.colors import to_rgb
+
+        colours = np.array([to_rgb(COLOURS[label % len(COLOURS)]) for label in range(chances.shape[2])])
+        mixed = 1 - (1 - chances.numpy() @ colours) * 0.45  # paler where classes mix, so that dots stand out
+        axes.imshow(np.clip(mixed, 0, 1).transpose(1, 0, 2), origin="lower", aspect="auto", extent=(grid[0][0], grid[0][-1], grid[1][0], grid[1][-1]))
+        for label, marker in zip(range(chances.shape[2]), "o^sDvP" * 20):
+            at = (found.targets[places] == label).numpy()
+            if at.any():
+                axes.scatter(
+                    x[at], y[at], s=26, color=COLOURS[label % len(COLOURS)], marker=marker, edgecolors="white", linewidths=0.5, label=found.classes[label]
+                )
+        axes.legend(title="true class")
+    axes.set(xlabel=names[0], ylabel=names[1], title=rows_of(found), xlim=(grid[0][0], grid[0][-1]), ylim=(grid[1][0], grid[1][-1]))
     return made

@@ -1,0 +1,630 @@
+"""Improve: many variants of one model, and the truth about what helped. `sweep`, `cross_validate` and `compare`.
+
+Enters: a model that can be built again, splits, and what is to be varied. Leaves: a `Sweep`, whose table gives each variant with intervals over rows and seeds,
+and whose `best` is one plain run, trained again alone. The decisions that shaped it: everything is chosen on validation rows, the test rows are looked at once,
+for the winner, when the user asks; and every finished training is one small file, so a killed sweep goes on by the same call.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import json
+import math
+import sys
+import time as clock
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fivestep import files, stacking, variants, workflow
+from fivestep.data.data import Data, Part, Splits, as_data, as_splits
+from fivestep.data.splits import fold_indices
+from fivestep.errors import DataError, FivestepError, SettingsError, TrainingError, UsageError
+from fivestep.model import metrics as scoring
+from fivestep.model.building import nearest
+from fivestep.preparing import asked_settings
+from fivestep.pruning import Halving, Prune
+from fivestep.results import runs
+from fivestep.results.comparing import (
+    Comparison,
+    Effect,
+    Measured,
+    aligned,
+    between,
+    compare_measured,
+    estimate,
+    finite,
+    main_effects,
+    number,
+    pareto,
+    signed,
+)
+from fivestep.results.measuring import Measurement, main_metric, measure, measure_all
+from fivestep.results.run import Run
+from fivestep.settings import record
+from fivestep.stacking import Group, Job
+from fivestep.train import checkpoints
+from fivestep.train.population import Unstackable
+from fivestep.trials import Trial, begin_worker, fit_in, fit_job, job_name, objects_of, reopened, trial_of
+
+FORMAT = 1
+
+
+def sweep(
+    make_model: Any,
+    splits: Any,
+    over: Mapping[str, Any] | None = None,
+    *,
+    seeds: int | Sequence[int] = 1,
+    search: str = "grid",
+    trials: int | None = None,
+    storage: Any = None,
+    same_order: bool = True,
+    stack: bool | str = "auto",
+    workers: int | None = None,
+    **fit_settings: Any,
+) -> Sweep:
+    """Train all variants of a model that `over` makes, each with every seed, and return the table of what helped.
+
+    `over` holds lists by the name of a setting: "lr", "batch_size", "optimizer", "optimizer.momentum", "loss.delta", "dropout", "model.width" (an argument of the
+    model); with search="random" and `trials` also distributions: {"low": 1e-4, "high": 1e-1, "log": True}. search="halving" leaves two thirds of the variants off
+    at a 27th, a 9th and a third of the epochs; search="optuna" lets Optuna propose them, with `storage` a journal file or a database's URL. `seeds` is a number (from `seed` on) or a list: with
+    one seed nothing can be said to be better. Everything else goes to `fit`; `monitor` is what variants are ranked by, on validation rows.
+
+    Variants that share a graph are trained in the same steps where that is faster (`stack="auto"`; True wherever it is possible; False never), the rest one
+    after another or in `workers` processes; the plan and its reasons are told first. With `same_order` members of one stack see the rows in the first seed's
+    order; False gives each seed its own, as a run alone has. Called again after a kill, with the same arguments, it goes on where it was.
+
+    >>> import torch, fivestep as fs
+    >>> x = torch.linspace(-1, 1, 60)[:, None]
+    >>> splits = fs.Data.arrays(x, 0.7 * x + 0.3).split(train=0.7, val=0.3)
+    >>> found = fs.sweep("linear", splits, {"lr": [0.001, 0.1]}, seeds=2, epochs=3, optimizer="SGD", folder=None, quiet=True)
+    >>> found.best_settings
+    {'lr': 0.1}
+    """
+    given = checked(fit_settings)
+    splits = as_splits(splits)
+    if isinstance(make_model, nn.Module):
+        raise UsageError(
+            f"sweep builds a fresh model for each variant, and this is one {type(make_model).__name__} that is built already: the second variant would go on from "
+            f"the weights of the first. Give the class or a function: {type(make_model).__name__}, or lambda: {type(make_model).__name__}(...)."
+        )
+    if splits.val is None:
+        raise SettingsError("A sweep chooses on validation rows, and these splits have none. Split with val=0.15, or use cross_validate.")
+    first = given.pop("seed", 0)
+    chosen_seeds = read_seeds(seeds, first)
+    if search not in ("grid", "random", "halving", "optuna"):
+        raise UsageError(f"search={search!r} is not known. Use 'grid', 'random', 'halving' or 'optuna'.")
+    if storage is not None and search != "optuna":
+        raise UsageError("storage= is where an Optuna study is kept: give search='optuna' too. Every other sweep is kept in its folder.")
+    if search == "optuna":
+        from fivestep.studies import run_study
+
+        return run_study(Sweep("sweep", make_model, [], [], splits, given, []), over or {}, chosen_seeds, trials=trials, storage=storage)
+    drawn = search == "random" or trials is not None
+    changes = variants.expand(over or {}, search="random" if drawn else "grid", trials=trials, seed=first)
+    settings = [variants.applied(given, change, workflow.defaults()) for change in changes]
+    jobs = [Job(v, seed, one, splits) for v, one in enumerate(settings) for seed in chosen_seeds]
+    made = Sweep("sweep", make_model, changes, settings, splits, given, jobs)
+    if search == "halving":
+        if workers is not None:
+            raise UsageError("search='halving' ranks trainings while they run, which worker processes cannot. Leave workers out.")
+        num_epochs = given.get("epochs", "auto")
+        made.prune = Halving(100 if num_epochs == "auto" else num_epochs, higher_is_better=made.higher_is_better)
+    return made.run(stack=stack, same_order=same_order, workers=workers)
+
+
+def cross_validate(
+    model: Any,
+    data: Any,
+    *,
+    folds: int = 5,
+    repeats: int = 1,
+    stratify: Any = None,
+    group: Any = None,
+    time: Any = None,
+    stack: bool | str = "auto",
+    workers: int | None = None,
+    **fit_settings: Any,
+) -> Sweep:
+    """Train the model `folds * repeats` times, each time scored on rows that it has not seen; returns the folds' scores and their mean with its interval.
+
+    `stratify=True` (or a column) keeps class shares, `group` keeps groups together, `time` trains on what came before. In each fold the columns are fitted on
+    its training rows alone. The held-out rows only score: no epoch is chosen on them, so keep is "last" and there is no early stopping. The interval is that
+    of Nadeau & Bengio (2003). `.best` is the same model trained on all rows.
+
+    >>> import torch, fivestep as fs
+    >>> x = torch.randn(60, 3)
+    >>> scores = fs.cross_validate("linear", fs.Data.arrays(x, x[:, :1]), folds=3, epochs=2, folder=None, quiet=True)
+    >>> len(scores.trials)
+    3
+    """
+    given = checked(fit_settings)
+    data = as_data(data)
+    if isinstance(model, nn.Module):
+        raise UsageError(f"cross_validate builds a fresh model for each fold. Give the class or a function, not an instance of {type(model).__name__}.")
+    for key, allowed in (("keep", ("auto", "last")), ("patience", ("auto", None))):
+        if given.get(key, allowed[0]) not in allowed:
+            raise SettingsError(
+                f"{key}={given[key]!r} would choose the epoch on the rows that are to score the model, and the score would be too hopeful. "
+                f"Leave {key} out; choose the number of epochs by a sweep with a validation split."
+            )
+    given |= {"keep": "last", "patience": None}
+    seed = given.pop("seed", 0)
+    labels = data._labels() if stratify is True else data._values(stratify, "stratify")
+    found = fold_indices(len(data), folds, repeats, seed=seed, labels=labels, groups=data._values(group, "group"), times=data._values(time, "time"))
+    jobs = []
+    for number_, rows in enumerate(found):
+        assert rows.test is not None
+        parts = [Part("train", data, torch.as_tensor(rows.train)), Part("val", data, torch.as_tensor(rows.test)), None]
+        options = {"folds": folds, "repeats": repeats, "seed": seed, "fold": number_, "given": True}
+        jobs.append(Job(0, seed, given, Splits._of(parts, how=rows, options=options, groups=group, times=time), number_))
+    made = Sweep("cross-validation", model, [{}], [given], data, given, jobs)
+    return made.run(stack=stack, same_order=False, workers=workers)
+
+
+def compare(*runs_or_folders: Any, split: str = "val", metric: str | None = None, **objects: Any) -> Comparison:
+    """Runs beside each other on the same rows: each score with its interval, and its difference to the best, paired by row and seed.
+
+    `runs_or_folders` are runs, their folders, or results of `cross_validate` on the same folds. Runs with the same settings but other seeds are one variant;
+    a variant with one seed is never called better or worse. `metric` is "loss" or a metric's name; by default the loss where all runs have the same one, else
+    the first metric of the task. `split="test"` counts a look for each run. `objects` are what `resume` takes where a folder cannot hold it.
+    """
+    if len(runs_or_folders) < 2:
+        raise UsageError("compare needs at least two runs: fs.compare(run, other), or fivestep compare RUN RUN.")
+    if all(isinstance(one, Sweep) for one in runs_or_folders):
+        return compare_folds(runs_or_folders)
+    opened = [one if isinstance(one, Run) else reopened(one, **objects) for one in runs_or_folders]
+    first = opened[0].splits.part(split)
+    for one in opened[1:]:
+        part = one.splits.part(split)
+        if part.data.fingerprint != first.data.fingerprint or not torch.equal(part.indices, first.indices):
+            raise DataError(
+                f"The {split} rows of these runs are not the same ({len(first):,} and {len(part):,} rows), so their scores cannot be paired: a difference "
+                "between them could be one of the rows. Train both on the same splits."
+            )
+    if metric is None:
+        losses = {json.dumps(record(one.settings.asked.get("loss", one.settings.chosen.get("loss"))), sort_keys=True) for one in opened}
+        metric = "loss" if len(losses) == 1 else main_metric(opened[0])
+    if split == "test":
+        for one in opened:
+            runs.count_look(one.folder, one.splits.fingerprint, "test")
+    by_settings: dict[str, list[Run]] = {}
+    for one in opened:
+        facts = {key: value for key, value in one.settings.asked.items() if key not in ("seed", "folder", "name")} | {"model": model_facts(one)}
+        by_settings.setdefault(json.dumps(facts, sort_keys=True, default=str), []).append(one)
+    tables = [json.loads(key) for key in by_settings]
+    differing = [key for key in dict.fromkeys(key for table in tables for key in table) if len({json.dumps(table.get(key)) for table in tables}) > 1]
+    measured = []
+    higher = False
+    for table, alike in zip(tables, by_settings.values()):
+        found = [measure(one, metric, split) for one in alike]
+        higher = found[0].higher_is_better
+        name = variants.label({key: flat(table.get(key)) for key in differing}) if differing else "as given"
+        if alike[0].folder is not None and len(alike) == 1:
+            name = f"{alike[0].folder.name} ({name})"
+        names = tuple(one.settings.asked.get("seed", 0) for one in alike)
+        measured.append(measured_of(name, found, names if len(set(names)) == len(names) else tuple(range(len(alike)))))
+    return compare_measured(measured, metric=metric, higher_is_better=higher, split=split)
+
+
+def compare_folds(results: Sequence[Sweep]) -> Comparison:
+    """Cross-validations of several models on the same folds, fold by fold."""
+    if any(one.kind != "cross-validation" for one in results):
+        raise UsageError("compare takes runs, or results of cross_validate; a sweep has its own table: sweep.table, sweep.comparison.")
+    prints = {tuple(job.splits.fingerprint for job in one.jobs) for one in results}
+    if len(prints) > 1:
+        raise DataError("These cross-validations held out different rows. Use the same data, folds and seed for both.")
+    metrics = {one.metric for one in results}
+    if len(metrics) > 1:
+        raise UsageError(f"These cross-validations were scored by {', '.join(sorted(metrics))}; give the same monitor= to both.")
+    measured = [replace(one.measured[0], name=f"{position + 1}: {model_name(one.make_model)}") for position, one in enumerate(results)]
+    return compare_measured(measured, metric=results[0].metric, higher_is_better=results[0].higher_is_better, split="held-out folds")
+
+
+# -- what a sweep is -------------------------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Sweep:
+    """Variants that were trained, and what can be said of them: `table`, `comparison`, `effects`, `best`, `best_settings`, `plot()`.
+
+    `trials` are the single trainings, `plan` the groups they were trained in, `folder` where all of it stands (None: nowhere).
+    """
+
+    kind: str
+    make_model: Any
+    changes: list[dict[str, Any]]
+    settings: list[dict[str, Any]]
+    data: Any
+    given: dict[str, Any]
+    jobs: list[Job]
+    trials: list[Trial] = field(default_factory=list)
+    plan: list[Group] = field(default_factory=list)
+    folder: Path | None = None
+    seconds: float = 0.0
+    prune: Prune | None = None
+
+    # -- running
+
+    def run(self, *, stack: bool | str = "auto", same_order: bool = True, workers: int | None = None) -> Sweep:
+        """Train every job that has not ended yet."""
+        if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+            raise UsageError(f"workers={workers!r}: the number of processes, at least 1, or None.")
+        began = clock.perf_counter()
+        quiet = self.given.get("quiet", False)
+        say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
+        with self._locked_folder(say):
+            ended = self._read_back()
+            if ended:
+                say(f"{len(ended)} of {len(self.jobs)} trainings have ended before and are read back from {self.folder}.")
+            left = [job for job in self.jobs if job.name not in ended]
+            if isinstance(self.prune, Halving):
+                for trial in ended.values():
+                    self.prune.read((trial.variant, trial.seed), dict(trial.curve))
+            self.plan = stacking.plan_groups(self.make_model, left, stack=stack, same_order=same_order, workers=workers) if left else []
+            if left:
+                say(f"{self.kind}: {len(self.changes)} variant{'s' * (len(self.changes) != 1)}, {len(left)} trainings")
+                for group in self.plan:
+                    say(f"  {group}")
+            errors: list[FivestepError] = []
+            for group in self.plan:
+                for trial in self._train(group, workers, errors, say):
+                    ended[job_name(trial)] = trial
+                    self._keep(trial)
+                    if trial.how != "stacked" or len(group.jobs) <= 8:  # what ends together is told together
+                        say(f"  [{len(ended)}/{len(self.jobs)}] {self._told(trial)}")
+                if len(group.jobs) > 8 and group.how == "stacked":
+                    say(f"  [{len(ended)}/{len(self.jobs)}] {len(group.jobs)} ended, after {clock.perf_counter() - began:.3g} s")
+        self.trials = [ended[job.name] for job in self.jobs]
+        self.seconds = clock.perf_counter() - began
+        if errors and all(trial.status == "refused" for trial in self.trials):
+            raise errors[0]  # not one variant could be trained: the reason is the answer
+        say(f"{len(self.trials)} trainings in {self.seconds:.3g} s" + (f", kept in {self.folder}" if self.folder is not None else ""))
+        return self
+
+    def _train(self, group: Group, workers: int | None, errors: list[FivestepError], say: Any) -> Any:
+        if group.how == "stacked":
+            try:
+                ended = stacking.train_group(
+                    self.make_model, group, checks=self.given.get("checks", True), compile_step=self.given.get("compile") == "step", prune=self.prune
+                )
+            except Unstackable as told:
+                say(f"  one after another after all: {told}")
+                group = replace(group, how="alone", reason=str(told))
+            else:
+                finished = [workflow.finish(one.session, save=False) for one in ended]
+                scored = [k for k, one in enumerate(ended) if one.status not in ("diverged", "pruned")]
+                if self.kind == "cross-validation":  # folds have other rows each, and are their own resamples
+                    measured = {k: measure(finished[k], self.metric, mode=self.mode, samples=0) for k in scored}
+                else:
+                    measured = dict(zip(scored, measure_all([finished[k] for k in scored], self.metric, mode=self.mode)))
+                for k, (one, run) in enumerate(zip(ended, finished)):
+                    yield trial_of(one.job, run, one.status, one.reason, one.seconds, "stacked", self.metric, measured.get(k))
+                return
+        if group.how == "workers" and len(group.jobs) > 1:
+            yield from self._in_workers(group, workers or 1, errors, say)
+            return
+        for job in group.jobs:
+            trial, error = fit_job(self.make_model, job, self.folder, self.metric, self.mode, self.prune)
+            if error is not None:
+                errors.append(error)
+            yield trial
+
+    def _in_workers(self, group: Group, workers: int, errors: list[FivestepError], say: Any) -> Any:
+        """Jobs in processes of their own, started fresh (spawn) and with one thread each: what is bound by arithmetic takes both cores."""
+        import multiprocessing
+        import pickle
+
+        try:
+            pickle.dumps((self.make_model, group.jobs[0]))
+        except Exception as error:
+            say(f"  one after another after all: a worker process cannot be given these objects ({type(error).__name__}: {error})")
+            yield from self._train(replace(group, how="alone"), None, errors, say)
+            return
+        context = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(min(workers, len(group.jobs)), mp_context=context, initializer=begin_worker) as pool:
+            waiting = [pool.submit(fit_job, self.make_model, job, self.folder, self.metric, self.mode) for job in group.jobs]
+            try:
+                for done in concurrent.futures.as_completed(waiting):
+                    trial, error = done.result()
+                    if error is not None:
+                        errors.append(error)
+                    yield trial
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    # -- on the disk
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of everything that the numbers depend on: a sweep with the same one goes on in its folder."""
+        facts = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "model": record(self.make_model),
+            "changes": [record(one) for one in self.changes],
+            "variants": [record(one) for one in self.settings],
+            "jobs": [[job.name, job.splits.fingerprint] for job in self.jobs],
+        }
+        for one in facts["variants"]:
+            for key in ("folder", "name", "quiet", "observers", "checkpoint", "keep_checkpoints"):
+                one.pop(key, None)
+        return checkpoints.settings_hash(facts)
+
+    @contextlib.contextmanager
+    def _locked_folder(self, say: Any) -> Any:
+        parent, name = self.given.get("folder", "runs"), self.given.get("name")
+        if parent is None:
+            yield
+            return
+        parent = Path(parent)
+        self.folder = self._found_again(parent, name)
+        if self.folder is None:
+            self.folder = runs.create(parent, name, self.kind)
+            table = {"format": FORMAT, "kind": self.kind, "fingerprint": self.fingerprint, "variants": [record(one) for one in self.changes],
+                     "settings": record({key: value for key, value in self.given.items() if key != "observers"}), "seeds": sorted({job.seed for job in self.jobs})}  # fmt: skip
+            runs.write(self.folder, "sweep.json", table)
+        else:
+            say(f"going on in {self.folder}")
+        with files.Lock(self.folder):
+            files.make_folder(self.folder / "trials", exist_ok=True)
+            yield
+
+    def _found_again(self, parent: Path, name: str | None) -> Path | None:
+        """The folder of an unfinished sweep with the same fingerprint; by its name also a finished one."""
+        if not parent.is_dir():
+            return None
+        candidates = [parent / name] if name is not None else sorted(path for path in parent.glob(f"{self.kind}-*") if (path / "sweep.json").exists())
+        for path in reversed(candidates):
+            table = runs.read(path, "sweep.json") if path.is_dir() else None
+            if table is None or table.get("fingerprint") != self.fingerprint:
+                continue
+            if name is not None or any(not (path / "trials" / f"{job.name}.json").exists() for job in self.jobs):
+                return path
+        return None
+
+    def _read_back(self) -> dict[str, Trial]:
+        if self.folder is None:
+            return {}
+        found = {}
+        for job in self.jobs:
+            table = runs.read(self.folder / "trials", f"{job.name}.json")
+            if table is not None:
+                found[job.name] = Trial(
+                    **table | {"resampled": None if table["resampled"] is None else tuple(table["resampled"]), "curve": tuple(map(tuple, table["curve"]))}
+                )
+        return found
+
+    def _keep(self, trial: Trial) -> None:
+        if self.folder is not None:
+            files.write_atomic(self.folder / "trials" / f"{job_name(trial)}.json", files.write_json(asdict(trial), indent=None))
+
+    # -- what can be said
+
+    @property
+    def metric(self) -> str:
+        return self.given.get("monitor", "loss")
+
+    @property
+    def mode(self) -> str | None:
+        return self.given.get("mode")
+
+    @property
+    def higher_is_better(self) -> bool:
+        if self.mode is not None:
+            return self.mode == "max"
+        return self.metric != "loss" and (
+            next((trial.higher_is_better for trial in self.trials if trial.value is not None), None) or scoring.direction(self.metric) == "max"
+        )
+
+    @cached_property
+    def measured(self) -> list[Measured]:
+        """The scores of each variant, as comparisons take them."""
+        found = []
+        for v, change in enumerate(self.changes):
+            mine = [trial for trial in self.trials if trial.variant == v]
+            values = torch.tensor([math.nan if trial.value is None else trial.value for trial in mine], dtype=torch.float64)
+            whole = all(trial.resampled is not None for trial in mine) and len({len(trial.resampled or ()) for trial in mine}) == 1
+            resampled = torch.tensor([trial.resampled for trial in mine], dtype=torch.float64) if whole and self.kind == "sweep" else None
+            names = tuple((trial.seed, trial.fold) for trial in mine)
+            ratio = None
+            if self.kind == "cross-validation":
+                ratio = sum(len(job.splits.val) for job in self.jobs) / sum(len(job.splits.train) for job in self.jobs)
+            independent = min((trial.num_independent for trial in mine), default=0)
+            lost = next((trial.status for trial in mine if trial.status in ("pruned", "refused")), "diverged")
+            found.append(Measured(variants.label(change), values, resampled, names, independent, ratio, lost))
+        return found
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        """The variants, best first, each beside the best."""
+        facts = [self._facts(v) for v in range(len(self.changes))]
+        return compare_measured(self.measured, metric=self.metric, higher_is_better=self.higher_is_better, facts=facts)
+
+    def _facts(self, v: int) -> dict[str, Any]:
+        mine = [trial for trial in self.trials if trial.variant == v]
+        return {
+            "variant": v,
+            "epochs": sum(trial.epochs for trial in mine) / max(1, len(mine)),
+            "seconds": sum(trial.seconds for trial in mine),
+            "how": "/".join(dict.fromkeys(trial.how for trial in mine)),
+            "status": "/".join(dict.fromkeys(trial.status for trial in mine)),
+        }
+
+    @cached_property
+    def effects(self) -> list[Effect]:
+        """Which factor helped by how much, averaged over the others."""
+        return main_effects(self.measured, self.changes, higher_is_better=self.higher_is_better)
+
+    @property
+    def table(self) -> Any:
+        """A polars frame, best first: the settings of each variant, its score with interval, its difference to the best, verdict, time, and whether no other is
+        at once better and faster (`pareto`)."""
+        import polars
+
+        rows = []
+        order = self.comparison.rows
+        front = pareto([row.score.value for row in order], [row.facts["seconds"] for row in order], higher_is_better=self.higher_is_better)
+        for row, on_front in zip(order, front):
+            v = row.facts["variant"]
+            shown = {
+                name: value if isinstance(value, (int, float, str, bool)) or value is None else str(record(value)) for name, value in self.changes[v].items()
+            }
+            difference = row.difference
+            rows.append(
+                {"variant": v} | shown | {
+                    self.metric: finite(row.score.value), "low": finite(row.score.low), "high": finite(row.score.high),
+                    "to_best": None if difference is None else finite(difference.value), "to_best_low": None if difference is None else finite(difference.low),
+                    "to_best_high": None if difference is None else finite(difference.high), "verdict": row.verdict, "replicates": row.replicates,
+                    "epochs": row.facts["epochs"], "seconds": round(row.facts["seconds"], 4), "pareto": on_front, "how": row.facts["how"], "status": row.facts["status"],
+                }
+            )  # fmt: skip
+        return polars.DataFrame(rows, infer_schema_length=None, strict=False)
+
+    @property
+    def best_settings(self) -> dict[str, Any]:
+        """What the best variant was given, of what was varied."""
+        return dict(self.changes[self._best_variant])
+
+    @property
+    def _best_variant(self) -> int:
+        best = self.comparison.rows[0]
+        if not math.isfinite(best.score.value):
+            raise TrainingError("No variant can be called the best: each diverged in at least one seed. Try smaller learning rates, or clip_norm=1.0.")
+        return best.facts["variant"]
+
+    @cached_property
+    def best(self) -> Run:
+        """The best variant as one plain run, trained again alone with the first seed, so that it resumes and ejects; `best.evaluate("test")` is the one look.
+
+        The seed is not chosen by its score: a lucky one would not be lucky again. After `cross_validate` it is trained on all rows.
+        """
+        v = self._best_variant
+        job = next(job for job in self.jobs if job.variant == v)
+        trial = next(trial for trial in self.trials if trial.variant == v)
+        if self.kind == "cross-validation":
+            splits: Any = Splits(self.data if isinstance(self.data, Data) else self.data.train.data)
+        else:
+            splits = job.splits
+            if trial.folder is not None and Path(trial.folder).is_dir():
+                return reopened(trial.folder, **objects_of(self.make_model, Path(trial.folder), job))
+        settings = dict(job.settings) | {"seed": job.seed, "quiet": True}
+        if self.folder is None:
+            return fit_in(None, None, self.make_model, splits, settings)
+        wanted = asked_settings(workflow.defaults() | settings, workflow.defaults())
+        for count in range(1, 1000):
+            name = f"{self.folder.name}-best" + (f"-{count}" if count > 1 else "")
+            path = self.folder.parent / name
+            if not path.exists():
+                break
+            recorded = runs.read_settings(path).asked if (path / "settings.json").exists() else {}
+            if {key: value for key, value in recorded.items() if key not in ("folder", "name")} == {
+                k: v for k, v in wanted.items() if k not in ("folder", "name")
+            }:
+                return reopened(path, **objects_of(self.make_model, path, replace(job, splits=splits)))
+        return fit_in(self.folder.parent, name, self.make_model, splits, settings)
+
+    def plot(self, kind: str = "auto") -> Any:
+        """A matplotlib figure: "lr" (score against learning rate), "parallel" (all factors), "time" (score against seconds), or "folds"."""
+        from fivestep.watch.sweep_plots import plot_sweep
+
+        return plot_sweep(self, kind)
+
+    def _told(self, trial: Trial) -> str:
+        name = variants.label(self.changes[trial.variant]) if self.kind == "sweep" else f"fold {trial.fold}"
+        score = f"{self.metric} {trial.value:.5g}" if trial.value is not None else f"{trial.status}: {trial.reason.splitlines()[0] if trial.reason else ''}"
+        return f"{name}, seed {trial.seed}: {score} ({trial.seconds:.2g} s, {trial.how})"
+
+    def __repr__(self) -> str:
+        if not self.trials:
+            return f"Sweep: {len(self.jobs)} trainings, none has ended"
+        lines = []
+        if self.kind == "cross-validation":
+            one = self.measured[0]
+            whole = estimate({0: 1.0}, self.measured)
+            lines.append(
+                f"Cross-validation of {model_name(self.make_model)}: {len(self.trials)} folds, {self.metric} {number(whole.value)}"
+                + (f" ({between(whole)})" if whole.low is not None else "")
+            )
+            lines += [f"  fold {trial.fold}: {number(math.nan if trial.value is None else trial.value)}" for trial in self.trials]
+            lines.append("  " + self.comparison.notes[0] if one.finite and self.comparison.notes else "")
+        else:
+            lines.append(f"Sweep of {model_name(self.make_model)}: {len(self.changes)} variants, {len(self.trials)} trainings, {self.seconds:.3g} s")
+            comparison = self.comparison
+            many = len(comparison.rows) > 20
+            lines.append(repr(replace(comparison, rows=comparison.rows[:20])) + (f"\n  ... and {len(comparison.rows) - 20} more in .table" if many else ""))
+            lines += self._told_effects()
+            refused = [trial for trial in self.trials if trial.status in ("refused", "diverged")]
+            if refused:
+                lines.append(f"  not scored: {self._told(refused[0])}" + (f" and {len(refused) - 1} more" if len(refused) > 1 else ""))
+        if self.folder is not None:
+            lines.append(f"  folder {self.folder}")
+        return "\n".join(line for line in lines if line)
+
+    def _told_effects(self) -> list[str]:
+        if len({effect.factor for effect in self.effects}) < 2:
+            return []
+        rows = [("what helped", "", "mean", "to the best", "corrected interval", "")]
+        for effect in self.effects:
+            difference = effect.difference
+            rows.append((effect.factor, variants.shown(effect.level), number(effect.mean), "" if difference is None else signed(difference.value),
+                         "" if difference is None else between(difference, signed), effect.verdict))  # fmt: skip
+        return aligned(rows)
+
+    def _repr_html_(self) -> str:
+        import html
+
+        return f"<pre>{html.escape(repr(self))}</pre>"
+
+
+# -- small things ------------------------------------------------------------------------------------------------------------------------------------------------
+
+
+def measured_of(name: str, found: Sequence[Measurement], replicates: tuple[Any, ...]) -> Measured:
+    values = torch.tensor([one.value for one in found], dtype=torch.float64)
+    resampled = torch.stack([one.resampled for one in found if one.resampled is not None]) if all(one.resampled is not None for one in found) else None
+    return Measured(name, values, resampled, replicates, min(one.num_independent for one in found))
+
+
+def checked(fit_settings: dict[str, Any]) -> dict[str, Any]:
+    allowed = workflow.defaults()
+    for key in fit_settings:
+        if key not in allowed:
+            raise UsageError(f"{key!r} is neither an argument here nor a setting of fit.{nearest(key, allowed)}")
+    return dict(fit_settings)
+
+
+def read_seeds(seeds: int | Sequence[int], first: int) -> list[int]:
+    if isinstance(seeds, bool) or not isinstance(seeds, (int, list, tuple, range)):
+        raise UsageError(f"seeds={seeds!r}: a number of seeds, or a list of them.")
+    chosen = list(range(first, first + seeds)) if isinstance(seeds, int) else list(seeds)
+    if not chosen or len(set(chosen)) < len(chosen) or any(isinstance(seed, bool) or not isinstance(seed, int) for seed in chosen):
+        raise UsageError(f"seeds={seeds!r}: at least one seed, each a whole number and each once.")
+    return chosen
+
+
+def model_name(make_model: Any) -> str:
+    return make_model if isinstance(make_model, str) else getattr(make_model, "__name__", type(make_model).__name__)
+
+
+def model_facts(run: Run) -> dict[str, Any]:
+    recipe = run.settings.model
+    return {key: recipe[key] for key in ("name", "class", "qualname", "args") if key in recipe}
+
+
+def flat(value: Any) -> Any:
+    """A setting as one short word for a table."""
+    if isinstance(value, dict):
+        inner = {key: flat(one) for key, one in value.items() if key not in ("num_inputs", "num_outputs", "num_categories")}
+        name = inner.pop("name", inner.pop("qualname", inner.pop("import", None)))
+        arguments = ",".join(f"{key}={one}" for key, one in inner.items())
+        return f"{name}({arguments})" if name and arguments else name or arguments
+    return value

@@ -1,0 +1,590 @@
+"""The numbers behind the pictures of a trained model: where it errs, how sure it may be, what it looks at, and how far the splits differ.
+
+Enters: a `Run` and the name of a split. Leaves: plain tensors and frozen rows, which `watch/plots.py` draws and `results/report.py` writes down. Nothing here
+looks at a split that it was not asked for, and nothing moves a global random state.
+
+Axis letters: `n` rows, `c` classes or labels, `t` targets, `k` repeats.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fivestep import seeds
+from fivestep.errors import FivestepError, UsageError
+from fivestep.model import metrics as scoring
+from fivestep.model.evidence import IGNORED_LABEL
+from fivestep.results.predictor import ArrayRows
+
+CLASSED = ("binary", "multiclass", "multilabel")
+MOST_IMPORTANCE_ROWS = 2_000  # rows that permutation importance predicts again for each column; its interval says what fewer rows cost
+MOST_IMPORTANCE_COLUMNS = 100
+MOST_DRIFT_ROWS = 20_000  # rows of a split whose values are compared with the training rows
+FEW_GROUPS = 12  # a column with more values is no set of subgroups
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """Predictions beside targets, row by row. `rows` (n,) are row numbers in the split's data.
+
+    `values` float64: probabilities (n, c), or numbers (n, t) in the targets' units. `targets`: int64 labels (n,), 0/1 (n, c), or float64 (n, t). `losses`
+    (n,) say how wrong each row is: minus the log of the right answer's probability, or the absolute error (`loss_name` says which). `classes` are texts.
+    """
+
+    split: str
+    task: str
+    rows: Tensor
+    places: Tensor  # (n,) where the rows stand in the split
+    values: Tensor
+    targets: Tensor
+    losses: Tensor
+    loss_name: str
+    classes: tuple[str, ...]
+    target_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def labels(self) -> Tensor:
+        """The most probable class of each row, int64 (n,)."""
+        return self.values.argmax(1)
+
+
+def predicted(run: Any, split: str, places: Tensor | None = None) -> Predicted | None:
+    """Predictions and targets of a split (or of the rows at `places` in it); None where outputs are no prediction of a target: a GAN, labels of a sequence.
+
+    Scores nothing and counts no look: whoever asks for "test" must have counted it.
+    """
+    targets = run._targets(split) if run.can_predict else None
+    task = run._predictor.decoding.task
+    if task is None or not isinstance(targets, Tensor):
+        return None
+    source = run._encoded[split]
+    places = torch.arange(len(source)) if places is None else places
+    try:
+        outputs = run._predictor.outputs(source, places)
+        values = run._predictor.decode(outputs, probabilities=task in CLASSED)
+    except FivestepError:  # quantile heads and the like: the outputs are no prediction of the target
+        return None
+    if not isinstance(values, Tensor):
+        return None
+    return beside(run, split, places, values, targets[places])
+
+
+def beside(run: Any, split: str, places: Tensor, values: Tensor, targets: Tensor) -> Predicted | None:
+    """Predictions that are there already, beside their targets; None where the two do not fit each other row by row."""
+    decoding = run._predictor.decoding
+    task, count = decoding.task, len(places)
+    values, targets = values.detach().cpu().double(), targets.detach().cpu()
+    if task in ("binary", "multiclass"):
+        if values.dim() != 2 or targets.numel() != count:
+            return None
+        targets = targets.long().reshape(count)
+        kept = targets != IGNORED_LABEL
+        places, values, targets = places[kept], values[kept], targets[kept]
+        if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < values.shape[1]:
+            return None
+    elif task == "multilabel":
+        if values.dim() != 2 or targets.shape != values.shape:
+            return None
+        targets = targets.long()
+    else:
+        if values.numel() != targets.numel() or count == 0:
+            return None
+        values, targets = values.reshape(count, -1), targets.double().reshape(count, -1)
+    if not len(places) or not bool(torch.isfinite(values).all()):
+        return None
+    names = tuple(map(str, decoding.target_names or run.splits.train.data.target_names or ()))
+    if task == "regression" and len(names) != values.shape[1]:
+        names = ("target",) if values.shape[1] == 1 else tuple(f"target {position}" for position in range(values.shape[1]))
+    width = values.shape[1]
+    classes = (
+        tuple(map(str, decoding.classes or range(width)))
+        if task in ("binary", "multiclass")
+        else tuple(map(str, names if len(names) == width else range(width)))
+    )
+    several = task == "regression" and width > 1  # only then are errors measured in deviations of the training targets, which take time to read
+    losses, loss_name = row_losses(task, values, targets, run._targets("train") if several else None)
+    part = run.splits.part(split)
+    return Predicted(split, task, part.indices[places], places, values, targets, losses, loss_name, classes, names)
+
+
+def row_losses(task: str, values: Tensor, targets: Tensor, train_targets: Tensor | None = None) -> tuple[Tensor, str]:
+    """How wrong each row is, float64 (n,), and its name: log loss of classes, absolute error of a number, mean of |error| / deviation of several numbers."""
+    tiny = torch.finfo(torch.float32).eps
+    if task in ("binary", "multiclass"):
+        return -values.gather(1, targets[:, None])[:, 0].clamp(min=tiny).log(), "log loss"
+    if task == "multilabel":
+        right = torch.where(targets == 1, values, 1 - values)
+        return -right.clamp(min=tiny).log().mean(1), "log loss"
+    errors = (values - targets).abs()
+    if errors.shape[1] == 1:
+        return errors[:, 0], "absolute error"
+    reference = targets if train_targets is None else train_targets.double().reshape(len(train_targets), -1)
+    return (errors / reference.std(0, correction=0).clamp(min=1e-12)).mean(1), "absolute error in deviations"
+
+
+# -- classes --------------------------------------------------------------------------------------------------------------------------------------------------
+
+
+def confusion(found: Predicted) -> Tensor:
+    """int64 (c, c): rows of the true class (first axis) that were given the class of the second axis."""
+    width = found.values.shape[1]
+    return torch.bincount(found.targets * width + found.labels, minlength=width * width).reshape(width, width)
+
+
+def roc(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+    """(false positive rate, true positive rate), each (m,), from (0, 0) to (1, 1); NaN where one of the two classes has no row.
+
+    >>> [axis.tolist() for axis in roc(torch.tensor([0.9, 0.4, 0.1]), torch.tensor([True, False, False]))]
+    [[0.0, 0.0, 0.5, 1.0], [0.0, 1.0, 1.0, 1.0]]
+    """
+    hits, misses = counts_above(scores, positive)[:2]
+    start = hits.new_zeros(1)
+    return torch.cat([start, misses]) / misses[-1], torch.cat([start, hits]) / hits[-1]
+
+
+def precision_recall(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+    """(recall, precision), each (m,): recall goes up to 1 as more rows are called positive."""
+    hits, misses = counts_above(scores, positive)[:2]
+    return hits / hits[-1], hits / (hits + misses)
+
+
+def counts_above(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(hits, false alarms, thresholds), each float64 (m,): rows of each kind with a score at or above each threshold, which are the scores that occur."""
+    order = scores.argsort(descending=True, stable=True)
+    ordered, kind = scores[order], positive[order].double()
+    last = torch.cat([ordered[1:] != ordered[:-1], torch.ones(1, dtype=torch.bool)])  # equal scores are called positive together
+    return kind.cumsum(0)[last], (1 - kind).cumsum(0)[last], ordered[last]
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What calling rows positive from this probability on would do: counts of the rows, and the rates that follow (None where nothing is divided)."""
+
+    threshold: float
+    hits: int
+    false_alarms: int
+    missed: int
+    rejected: int
+    why: str = ""
+
+    @property
+    def precision(self) -> float | None:
+        flagged = self.hits + self.false_alarms
+        return self.hits / flagged if flagged else None
+
+    @property
+    def recall(self) -> float | None:
+        there = self.hits + self.missed
+        return self.hits / there if there else None
+
+    @property
+    def f1(self) -> float | None:
+        below = 2 * self.hits + self.false_alarms + self.missed
+        return 2 * self.hits / below if below else None
+
+
+def thresholds(scores: Tensor, positive: Tensor) -> list[Threshold]:
+    """A table of thresholds, lowest first: steps from 0.05 to 0.95, and the one that F1 is largest at on these rows (`why` says so)."""
+
+    def at(threshold: float, why: str = "") -> Threshold:
+        called = scores >= threshold
+        hits, flagged, there = int((called & positive).sum()), int(called.sum()), int(positive.sum())
+        return Threshold(threshold, hits, flagged - hits, there - hits, len(scores) - flagged - there + hits, why)
+
+    rows = [at(step, "as predicted" if step == 0.5 else "") for step in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)]
+    if bool(positive.any()):
+        hits, misses, levels = counts_above(scores, positive)
+        f1 = 2 * hits / (hits + misses + positive.sum())
+        rows.append(at(float(levels[int(f1.argmax())]), "largest F1 here"))
+    return sorted(rows, key=lambda row: row.threshold)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Rows of like probability: their number, the mean that was predicted, the share that came true, and its 95 % interval (Wilson 1927)."""
+
+    count: int
+    predicted: float
+    observed: float
+    low: float
+    high: float
+
+
+def calibration_bins(found: Predicted, bins: int = 10) -> list[Bin]:
+    """Up to `bins` bins of like size: probability of class 1 against its share (two classes, labels), else how sure against how often right."""
+    if found.task == "binary":
+        sure, right = found.values[:, 1], (found.targets == 1).double()
+    elif found.task == "multilabel":
+        sure, right = found.values.flatten(), found.targets.flatten().double()
+    else:
+        sure, right = found.values.max(1).values, (found.labels == found.targets).double()
+    order = sure.argsort(stable=True)
+    made = []
+    for chunk in order.tensor_split(max(1, min(bins, len(order) // 10))):
+        count, share = len(chunk), float(right[chunk].mean())
+        made.append(Bin(count, float(sure[chunk].mean()), share, *wilson(share, count)))
+    return made
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share of `count` rows (Wilson's score interval), inside 0 and 1 for every share.
+
+    >>> [round(bound, 3) for bound in wilson(0.0, 10)]
+    [0.0, 0.278]
+    """
+    z = 1.959964
+    center = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+# -- rows ---------------------------------------------------------------------------------------------------------------------------------------------------
+
+
+def worst(found: Predicted, count: int = 10) -> Tensor:
+    """int64: where in `found` its most wrong rows stand, the worst first."""
+    return found.losses.argsort(descending=True, stable=True)[:count]
+
+
+def input_values(run: Any, split: str, row: int, names: Sequence[str]) -> list[Any]:
+    """The values of a table's row (a row number of the split's data) in these columns, as they were read."""
+    typed = run.splits.part(split).data.typed
+    return [typed.values(name)[row] for name in names]
+
+
+# -- what the model looks at ---------------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Importance:
+    """How much worse rows are predicted when a column's values are dealt anew among them: mean loss after minus before, with its 95 % interval over rows."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+    @property
+    def matters(self) -> bool:
+        return self.low > 0
+
+
+@dataclass(frozen=True)
+class Importances:
+    """Permutation importance of each input column, the largest first; `loss_name` is what the values are in, `note` what was left out."""
+
+    rows: tuple[Importance, ...]
+    num_rows: int
+    repeats: int
+    loss_name: str
+    base: float
+    split: str
+    note: str = ""
+
+
+def importance(run: Any, split: str, *, repeats: int = 3, seconds: float = 2.0, seed: int = 0) -> Importances | str:
+    """Permutation importance (Breiman 2001) of each column of a table or of two-dimensional inputs; in words why there is none for others.
+
+    At most 2,000 rows are used; where a model is slow, fewer rows, so that about `seconds` are spent. A table's column is dealt anew as a whole, with all
+    inputs that were made of it. Columns that tell the same hide each other: each may look unimportant.
+    """
+    source = run._encoded[split]
+    inputs = getattr(source, "inputs", None)
+    columns = run._predictor.columns
+    if columns is None and not (isinstance(inputs, Tensor) and inputs.dim() == 2):
+        return "Importance is measured for tables and for arrays with one column for each input."
+    deal = seeds.generator(seed, "importance")
+    places = torch.randperm(len(source), generator=deal)[:MOST_IMPORTANCE_ROWS].sort().values
+    started = time.perf_counter()
+    base = predicted(run, split, places)
+    once = time.perf_counter() - started
+    if base is None:
+        return "The model's outputs are no prediction of the target, so nothing can be compared."
+    if len(base) < 10:
+        return f"{len(base)} rows are too few to tell."
+    names, permuted = permutable(run, split, inputs, base.places)
+    note = ""
+    if len(names) > MOST_IMPORTANCE_COLUMNS:
+        note = f"Of {len(names):,} columns the first {MOST_IMPORTANCE_COLUMNS} were measured."
+        names = names[:MOST_IMPORTANCE_COLUMNS]
+    share = seconds / max(once * len(names) * repeats, 1e-9)
+    if share < 1 and repeats > 1:
+        repeats, share = 1, share * repeats
+    if share < 1:
+        fewer = max(100, int(len(places) * share))
+        if fewer < len(places):
+            places = places[torch.randperm(len(places), generator=deal)[:fewer].sort().values]
+            base = predicted(run, split, places)
+            assert base is not None
+            _, permuted = permutable(run, split, inputs, base.places)
+    targets = run._targets(split)
+    resampling = dependence(run, split, base.places)
+    rows = []
+    for position, name in enumerate(names):
+        total = torch.zeros(len(base), dtype=torch.float64)
+        for _ in range(repeats):
+            values = run._predictor.decode(
+                run._predictor.outputs(ArrayRows(permuted(position, torch.randperm(len(base), generator=deal)))), probabilities=base.task in CLASSED
+            )
+            again = beside(run, split, base.places, values, targets[base.places])
+            if again is None:
+                return "With values dealt anew the model gives outputs that are not finite."
+            total += again.losses
+        difference = scoring.compare_paired("loss", None, total / repeats, base.losses, None, samples=500, seed=seed, **resampling)
+        rows.append(Importance(name, *difference))
+    rows.sort(key=lambda row: -row.value)
+    return Importances(tuple(rows), len(base), repeats, base.loss_name, float(base.losses.mean()), split, note)
+
+
+def permutable(run: Any, split: str, inputs: Any, places: Tensor) -> tuple[list[str], Callable[[int, Tensor], Any]]:
+    """Names of the columns, and a function (position, order) -> inputs in which that column's values stand in another order."""
+    columns = run._predictor.columns
+    if columns is None:
+        chosen = inputs[places]
+
+        def dealt(position: int, order: Tensor) -> Tensor:
+            changed = chosen.clone()
+            changed[:, position] = chosen[order, position]
+            return changed
+
+        return [f"input {position}" for position in range(inputs.shape[1])], dealt
+    part = run.splits.part(split)
+    numbers, codes = columns.raw(part.data.typed, part.indices[places].numpy())
+    where, width, category = [], 0, 0
+    for column in columns.inputs:
+        if column.is_category:
+            where.append((column.name, None, category))
+            category += 1
+        else:
+            where.append((column.name, slice(width, width + len(column.parts)), 0))
+            width += len(column.parts)
+    encoder = columns.encoder()
+
+    def dealt_table(position: int, order: Tensor) -> Any:
+        _, numeric, code = where[position]
+        other_numbers, other_codes = numbers, codes
+        if numeric is None:
+            other_codes = codes.clone()
+            other_codes[:, code] = codes[order, code]
+        else:
+            other_numbers = numbers.clone()
+            other_numbers[:, numeric] = numbers[order][:, numeric]
+        with torch.no_grad():
+            return encoder(other_numbers, other_codes)
+
+    return [name for name, _, _ in where], dealt_table
+
+
+def dependence(run: Any, split: str, places: Tensor) -> dict[str, Any]:
+    """`groups=` or `blocks_of_time=` for an interval on these rows of a split, as it was made; empty where rows were drawn one by one."""
+    splits, part = run.splits, run.splits.part(split)
+    for given, key in ((splits.group, "groups"), (splits.time, "blocks_of_time")):
+        values = splits.values_of(given, part)
+        if values is not None:
+            return {key: torch.as_tensor(np.unique(np.asarray(values)[places.numpy()], return_inverse=True)[1].astype("int64"))}
+    return {}
+
+
+# -- subgroups -----------------------------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Subgroup:
+    """The score of the rows with one value of a column. `apart`: its whole interval lies on the bad side of the score of all rows."""
+
+    column: str
+    value: str
+    score: Any
+    num_rows: int
+    apart: bool
+
+
+def subgroups(run: Any, found: Predicted, columns: Sequence[str] | None = None) -> tuple[str, float, list[Subgroup]]:
+    """(metric, its value on all rows, subgroups): the score of each value of each column that has 2 to 12 values, on the rows of `found`.
+
+    Tables only; columns left out of the inputs count too. Numbers are scored by mae, classes by balanced accuracy where a majority of 80 % would hide the
+    rest in accuracy, else by accuracy.
+    """
+    if run.splits.train.data.kind != "table":
+        return "", math.nan, []
+    if found.task == "regression":
+        metric = "mae"
+    else:
+        largest = float(torch.bincount(found.targets).max()) / len(found) if found.task != "multilabel" else 0.0
+        metric = "balanced_accuracy" if largest >= 0.8 else "accuracy"
+    typed = run.splits.part(found.split).data.typed
+    whole = scored(found, metric, torch.arange(len(found)))
+    train_targets = run._targets("train")
+    rows = []
+    for column in typed.columns:
+        if column.use == "target" or column.name in run.splits.train.data.target_names or (columns is not None and column.name not in columns):
+            continue
+        if column.kind not in ("category", "boolean"):
+            continue
+        values = typed.values(column.name)[found.rows.numpy()]
+        texts = np.array(
+            ["-" if value is None else value for value in values] if values.dtype == object else [value_text(value) for value in values], dtype=object
+        )
+        names, counts = np.unique(texts, return_counts=True)
+        if not 2 <= len(names) <= FEW_GROUPS:
+            continue
+        for name, count in zip(names, counts):
+            try:
+                score = scored(found, metric, torch.as_tensor(np.flatnonzero(texts == name)), train_targets)
+            except FivestepError:
+                continue  # a group without a score, such as balanced accuracy of one class
+            bad = score.low is not None and (score.high < float(whole) if score.higher_is_better else score.low > float(whole))
+            rows.append(Subgroup(column.name, str(name), score, int(count), bool(bad)))
+    return metric, float(whole), rows
+
+
+def scored(found: Predicted, metric: str, at: Tensor, train_targets: Tensor | None = None) -> Any:
+    """One metric of some rows of `found`, with its interval and baseline."""
+    values, targets = found.values[at], found.targets[at]
+    if isinstance(train_targets, Tensor) and found.task in ("binary", "multiclass"):
+        train_targets = train_targets.long().flatten()
+    return scoring.score(found.task, values, targets, metrics=[metric], train_targets=train_targets, samples=500, split=found.split)[metric]
+
+
+def value_text(value: Any) -> str:
+    """A value of a column as people read it: 3.0 as 3, a missing one as a dash.
+
+    >>> value_text(3.0), value_text(0.123456789), value_text(None)
+    ('3', '0.123457', '-')
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if isinstance(value, (float, np.floating)):
+        return f"{value:.6g}"
+    return str(value)
+
+
+# -- drift between splits ------------------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class ColumnDrift:
+    """One column in the training rows and in another split.
+
+    `distance` is between 0 (alike) and 1 (nothing in common): the largest gap between the two distribution functions for numbers (Kolmogorov and Smirnov),
+    half the sum of differences of shares for categories. `differs`: more than chance on so many rows and columns, and more than 0.1. `histograms` are shares
+    in common bins, training first.
+    """
+
+    name: str
+    kind: str
+    split: str
+    distance: float
+    differs: bool
+    histograms: tuple[tuple[float, ...], tuple[float, ...]]
+    missing: tuple[float, float]
+    told: tuple[str, str]
+
+
+def drift(splits: Any, *, with_target: bool = True, seed: int = 0) -> list[ColumnDrift]:
+    """Every column that the model sees, and the target of validation rows, in each split beside the training rows. A test split's targets are not looked at."""
+    if splits.train.data.kind != "table":
+        return []
+    columns = splits.columns
+    names = [column.name for column in columns.inputs]
+    others = [part for part in (splits.val, splits.test) if part is not None]
+    found = []
+    tests = max(1, len(others) * len(names))
+    for part in others:
+        for name in names + (list(columns.target_names) if with_target and part.name == "val" else []):
+            one = some_values(splits.train, name, seed)
+            other = some_values(part, name, seed)
+            kind = splits.train.data.typed.column(name).kind
+            found.append(compare_columns(name, kind, part.name, one, other, tests))
+    return found
+
+
+def some_values(part: Any, name: str, seed: int) -> np.ndarray:
+    rows = part.indices
+    if len(rows) > MOST_DRIFT_ROWS:
+        rows = rows[torch.randperm(len(rows), generator=seeds.generator(seed, "drift"))[:MOST_DRIFT_ROWS]]
+    return part.data.typed.values(name)[rows.numpy()]
+
+
+def compare_columns(name: str, kind: str, split: str, one: np.ndarray, other: np.ndarray, tests: int = 1) -> ColumnDrift:
+    """One column in two sets of rows. The limit of chance is 1 % over all `tests` together (Bonferroni)."""
+    level = 0.01 / tests
+    if one.dtype == object:
+        a, b = (["-" if value is None else str(value) for value in values] for values in (one, other))
+        texts, codes = np.unique(np.array(a + b, dtype=object).astype(str), return_inverse=True)
+        first, second = np.bincount(codes[: len(a)], minlength=len(texts)), np.bincount(codes[len(a) :], minlength=len(texts))
+        p, q = first / max(1, len(a)), second / max(1, len(b))
+        distance = float(np.abs(p - q).sum() / 2)
+        differs = chi_square_tail(first, second) < level
+        order = np.argsort(-p, kind="stable")[:20]
+        told = tuple(", ".join(f"{texts[at]} {share[at]:.0%}" for at in np.argsort(-share, kind="stable")[:2] if share[at] > 0) for share in (p, q))
+        missing = (float(np.mean([value is None for value in one])), float(np.mean([value is None for value in other])))
+        return ColumnDrift(name, kind, split, distance, bool(differs and distance > 0.1), (tuple(p[order].tolist()), tuple(q[order].tolist())), missing, told)  # type: ignore[arg-type]
+    missing = (float(np.isnan(one).mean()), float(np.isnan(other).mean()))
+    one, other = np.sort(one[np.isfinite(one)]), np.sort(other[np.isfinite(other)])
+    if not len(one) or not len(other):
+        return ColumnDrift(name, kind, split, 0.0, False, ((), ()), missing, ("", ""))
+    everything = np.concatenate([one, other])
+    gap = np.searchsorted(one, everything, side="right") / len(one) - np.searchsorted(other, everything, side="right") / len(other)
+    distance = float(np.abs(gap).max())
+    # P(D > d) <= 2 exp(-2 d^2 nm/(n+m)): Smirnov's limit
+    chance = math.sqrt(-math.log(level / 2) / 2 * (len(one) + len(other)) / (len(one) * len(other)))
+    low, high = np.percentile(everything, [1, 99])
+    edges = np.linspace(low, high if high > low else low + 1, 21)
+    shares = [np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0] / len(values) for values in (one, other)]
+    told = tuple(f"{values.mean():.4g} ± {values.std():.3g}" if kind in ("number", "boolean") else "" for values in (one, other))
+    return ColumnDrift(name, kind, split, distance, distance > max(chance, 0.1), (tuple(shares[0].tolist()), tuple(shares[1].tolist())), missing, told)  # type: ignore[arg-type]
+
+
+def chi_square_tail(first: np.ndarray, second: np.ndarray) -> float:
+    """P of a chi-square statistic of two rows of counts as large as this, were both drawn alike; rare values (expected below 5) are counted together."""
+    total = first + second
+    share = second.sum() / max(1, total.sum())
+    rare = total * min(share, 1 - share) < 5
+    if rare.any():
+        first, second = (np.append(counts[~rare], counts[rare].sum()) for counts in (first, second))
+        total = first + second
+    kept = total > 0
+    first, second, total = first[kept], second[kept], total[kept]
+    if len(total) < 2 or not first.sum() or not second.sum():
+        return 1.0
+    expected_first, expected_second = total * (1 - share), total * share
+    statistic = ((first - expected_first) ** 2 / expected_first + (second - expected_second) ** 2 / expected_second).sum()
+    half = torch.tensor([(len(total) - 1) / 2, statistic / 2], dtype=torch.float64)
+    return float(torch.special.gammaincc(half[0], half[1]))
+
+
+def drawn_part(run: Any) -> str:
+    """The split whose rows a report judges by: validation where there is one, else training rows, on which every model looks too good."""
+    return "val" if run.splits.val is not None else "train"
+
+
+def two_inputs(run: Any) -> tuple[str, str]:
+    """Names of the two number inputs that a decision boundary can be drawn over. Raises UsageError where the model has others."""
+    columns = run._predictor.columns
+    inputs = getattr(run._encoded["train"], "inputs", None)
+    if columns is not None:
+        if len(columns.inputs) == 2 and all(column.kind == "number" for column in columns.inputs):
+            return columns.inputs[0].name, columns.inputs[1].name
+        told = f"this model sees {len(columns.inputs)} columns: {', '.join(column.name for column in columns.inputs[:6])}"
+    elif isinstance(inputs, Tensor) and inputs.dim() == 2 and inputs.shape[1] == 2:
+        return "input 0", "input 1"
+    else:
+        told = f"this model's inputs have the shape {tuple(inputs.shape) if isinstance(inputs, Tensor) else 'of a Dataset'}"
+    raise UsageError(f'plot("boundary") draws over two inputs that are numbers, and {told}. For others plot("importance") tells what the model looks at.')
+
+
+def evenly(count: int, most: int) -> Tensor:
+    """At most `most` of the places 0..count-1, evenly chosen."""
+    return torch.arange(count) if count <= most else torch.linspace(0, count - 1, most).round().long()

@@ -1,0 +1,229 @@
+"""Which variants are trained in the same steps, and which alone: a plan with a reason for each group, made before anything is trained.
+
+Enters: jobs, each the arguments of one `fit`. Leaves: `Group`s of jobs. A group may be stacked when its members share a graph and differ in numbers only; that
+is proven on the first batch (`train/population.py`), and chosen only where the overhead saved is more than the arithmetic, which no stacking saves. The choice
+depends on the model and the data, never on a clock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from fivestep import workflow
+from fivestep.data.batches import tensors_of
+from fivestep.feeding import evaluation_batches, evaluation_rows, weigher
+from fivestep.preparing import Session, prepare
+from fivestep.pruning import Prune
+from fivestep.settings import record
+from fivestep.train import loop
+from fivestep.train.population import Member, Population, Unstackable, Validation, peak_bytes, why_alone
+
+# What may differ between members of one stack: numbers beside each weight, and what each member's own objects decide.
+NUMBERS = ("lr", "seed", "scheduler", "clip_norm", "patience")
+OPTIMIZER_NUMBERS = ("betas", "momentum", "weight_decay", "eps", "lr", "dampening")
+
+# Arithmetic of a forward pass up to which stacking is taken. A step alone costs 60 to 600 us of Python and dispatch (SPEED.md), and one core does about 50
+# multiply-adds a nanosecond at best: at 4 million (12 with backward) both are alike. Measured: M (0.8 million) 3.4x, W2 (10.6 million) 1.04x.
+MOST_FLOPS = 4_000_000
+MOST_MEMBERS = 256  # beyond, the weights of small networks leave the cache and a larger stack gains nothing (S: 8.0x at 32, 10x at 128)
+SHARE_OF_MEMORY = 0.5
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: the number of its variant, its seed, its fold (None outside cross-validation), its splits, and the arguments of `fit`."""
+
+    variant: int
+    seed: int
+    settings: Mapping[str, Any]
+    splits: Any
+    fold: int | None = None
+
+    @property
+    def name(self) -> str:
+        return f"v{self.variant:04d}-s{self.seed}" + ("" if self.fold is None else f"-f{self.fold}")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Jobs that are trained together (`how` "stacked") or one after another ("alone", "workers"), and why."""
+
+    jobs: tuple[Job, ...]
+    how: str
+    reason: str
+    shared: bool = True  # all members see the same batches
+
+    def __str__(self) -> str:
+        count = len(self.jobs)
+        how = {"stacked": f"{count} stacked", "alone": f"{count} one after another", "workers": f"{count} in worker processes"}[self.how]
+        return f"{how}: {self.reason}"
+
+
+def signature(job: Job) -> str:
+    """What members of one stack must share: all settings but the numbers; equal for two jobs means that nothing in their settings keeps them apart."""
+    kept = {key: value for key, value in job.settings.items() if key not in NUMBERS}
+    optimizer = kept.get("optimizer")
+    if isinstance(optimizer, Mapping):
+        kept["optimizer"] = {key: value for key, value in optimizer.items() if key not in OPTIMIZER_NUMBERS}
+        if set(kept["optimizer"]) == {"name"}:
+            kept["optimizer"] = kept["optimizer"]["name"]
+    kept["clipped"] = job.settings.get("clip_norm") is not None
+    return json.dumps(record(kept), sort_keys=True, default=str)
+
+
+def plan_groups(make_model: Any, jobs: Sequence[Job], *, stack: bool | str = "auto", same_order: bool = True, workers: int | None = None) -> list[Group]:
+    """Every job in exactly one group, stacked where that is possible and faster. `stack=True` leaves out the question whether it is faster, False stacks none."""
+    otherwise = "workers" if workers else "alone"
+    if isinstance(make_model, nn.Module):
+        return [Group(tuple(jobs), otherwise, "the model is an instance")]
+    by_signature: dict[Any, list[Job]] = {}
+    for job in jobs:
+        by_signature.setdefault((signature(job), job.fold is None and id(job.splits)), []).append(job)
+    groups: list[Group] = []
+    for alike in by_signature.values():
+        if any(job.settings.get("lr") == "find" for job in alike):
+            groups.append(Group(tuple(alike), otherwise, "lr='find' makes a test of its own before each run"))
+        elif stack is False:
+            groups.append(Group(tuple(alike), otherwise, "stack=False"))
+        elif len(alike) == 1:
+            groups.append(Group(tuple(alike), otherwise, "no other variant shares its graph"))
+        else:
+            groups += plan_alike(make_model, alike, force=stack is True, same_order=same_order, otherwise=otherwise)
+    return [*(group for group in groups if group.how == "stacked"), *joined([group for group in groups if group.how != "stacked"])]
+
+
+def joined(groups: Sequence[Group]) -> list[Group]:
+    """Groups with the same way and reason as one."""
+    found: dict[tuple[str, str], list[Job]] = {}
+    for group in groups:
+        found.setdefault((group.how, group.reason), []).extend(group.jobs)
+    return [Group(tuple(jobs), how, reason) for (how, reason), jobs in found.items()]
+
+
+def plan_alike(make_model: Any, jobs: Sequence[Job], *, force: bool, same_order: bool, otherwise: str) -> list[Group]:
+    """Groups of jobs with one signature: two of them are built and their first step traced, which finds what cannot be stacked, the memory and the arithmetic."""
+    folds = any(job.fold is not None for job in jobs)
+    shared = not folds and (same_order or len({job.seed for job in jobs}) == 1)
+    probes = [jobs[0], jobs[-1]]
+    try:
+        sessions = [session_of(make_model, job, checks=False) for job in probes]
+        members = [Member(session.training, session.plan) for session in sessions]
+        reason = why_alone(members)
+        if reason is not None:
+            raise Unstackable(reason)
+        flops = forward_flops(sessions[0])
+        if flops > MOST_FLOPS and not force and sessions[0].device.type == "cpu":
+            raise Unstackable(
+                f"a forward pass does {flops / 1e6:.0f} million multiplications and additions, more than the {MOST_FLOPS / 1e6:.0f} million up to which stacking gains"
+            )
+        population = Population(members, shared=shared)
+        graph = population.prepare()
+        population.release()
+    except Unstackable as told:
+        return [Group(tuple(jobs), otherwise, str(told))]
+    weights = population.stack.flat.numel() // population.stack.K * population.stack.flat.element_size()
+    batch_rows = getattr(sessions[0].plan.batches, "batch_size", 1)
+    seen_at_once = max(
+        [batch_rows, *(len(rows) for rows in evaluation_rows(sessions[0].encoded["val"]))] if shared and "val" in sessions[0].encoded else [batch_rows]
+    )
+    per_member = (
+        peak_bytes(graph) / 2 * max(1.0, seen_at_once / batch_rows) + 8 * weights
+    )  # weights, gradient, two moments, the best so far, the direction, rates beside each weight
+    per_member += 0 if shared else 2 * sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(tuple(sessions[0].plan.batches.data)))  # type: ignore[attr-defined]
+    most = max(1, min(MOST_MEMBERS, int(SHARE_OF_MEMORY * available_bytes(sessions[0].device) / max(1.0, per_member))))
+    if most < 2:
+        return [Group(tuple(jobs), otherwise, f"one member needs {per_member / 1e6:,.0f} MB")]
+    count = -(-len(jobs) // most)
+    size = -(-len(jobs) // count)
+    told = f"one graph, {flops / 1e6:.2g} million multiplications and additions a forward pass, {per_member / 1e6:.2g} MB a member"
+    told += "" if shared else "; each has its own rows in its own order" if folds else "; each has its own order of rows"
+    if count > 1:
+        told += f"; {len(jobs)} cut into {count} to fit the memory" if most < MOST_MEMBERS else f"; at most {MOST_MEMBERS} at once"
+    return [Group(tuple(jobs[start : start + size]), "stacked", told, shared) for start in range(0, len(jobs), size)]
+
+
+def session_of(make_model: Any, job: Job, *, checks: bool) -> Session:
+    """A job's parts, composed as `fit` does, without a folder."""
+    allowed = workflow.defaults()
+    changed = dict(model=make_model, splits=job.splits, seed=job.seed, folder=None, name=None, quiet=True, checks=checks, compile=None)
+    return prepare(allowed | dict(job.settings) | changed, allowed)
+
+
+def forward_flops(session: Session) -> int:
+    """Multiplications and additions of one forward pass of one batch (matrix products, convolutions, attention), as torch counts them."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    batch = next(iter(session.plan.batches.epoch(0)))
+    with FlopCounterMode(display=False) as counter, loop.evaluating(session.training.model, first=True):
+        loop.forward(session.training.model, batch.inputs)
+    return counter.get_total_flops()
+
+
+def available_bytes(device: torch.device) -> int:
+    """Memory that is free now, on this device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        with open("/proc/meminfo") as file:
+            for line in file:
+                if line.startswith("MemAvailable"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (AttributeError, ValueError, OSError):
+        return 4 << 30
+
+
+@dataclass
+class Stacked:
+    """One job's end in a stack: the session as `finish` takes it, how it ended, and its share of the seconds."""
+
+    job: Job
+    session: Session
+    status: str
+    reason: str
+    seconds: float
+
+
+def train_group(make_model: Any, group: Group, *, checks: bool = True, compile_step: bool = False, prune: Prune | None = None) -> list[Stacked]:
+    """Train a stacked group; every session ends as if it had been trained alone, to rounding. Raises FindingsError where a check of the first member stops it."""
+    began = time.perf_counter()
+    # The members share data, model and loss, so the checks before a run are made once, on the first of them.
+    sessions = [session_of(make_model, job, checks=checks and position == 0) for position, job in enumerate(group.jobs)]
+    # Of the observers only the user's own: the console and the checks of one run do not look at a stack.
+    sessions = [replace(session, plan=replace(session.plan, observers=tuple(job.settings.get("observers", ())))) for session, job in zip(sessions, group.jobs)]
+    members = [Member(session.training, session.plan) for session in sessions]
+    first = sessions[0]
+    validation = None
+    if group.shared and first.plan.validate is not None and first.plan.monitor == "loss" and first.arguments["metrics"] is None and "val" in first.encoded:
+        source = first.encoded["val"]
+        if hasattr(source, "inputs"):
+            dtype = next(parameter.dtype for parameter in first.training.model.parameters() if parameter.is_floating_point())
+            batches = list(evaluation_batches(source, evaluation_rows(source), first.device, dtype))
+            validation = Validation(batches, weigher(first.loss))
+    keys = [(job.variant, job.seed) for job in group.jobs]
+
+    def prune_members(epoch: int, values: dict[int, float]) -> set[int]:
+        assert prune is not None
+        stopped = prune(epoch, {keys[k]: value for k, value in values.items()})
+        return {k for k in values if keys[k] in stopped}
+
+    population = Population(
+        members, shared=group.shared, validation=validation, compile_step=compile_step, prune=None if prune is None else prune_members
+    )  # fmt: skip
+    population.prepare()
+    population.run()
+    share = (time.perf_counter() - began) / len(members)
+    for session in sessions:
+        session.checks = None  # what watches a run saw no steps of it
+    return [Stacked(job, session, member.status, member.reason, share) for job, session, member in zip(group.jobs, sessions, members)]

@@ -1,0 +1,86 @@
+"""The report in a real Chromium, opened from the disk: no console message, no request that leaves, nothing wider than the screen, no serious accessibility fault.
+
+`make test` installs what this needs. Where no Chromium can be had it is skipped, and says so.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from reported import make
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed: pip install -e '.[test]'")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+
+KINDS = ("useless", "houses", "digits")
+LOOKS = [("useless", "phone"), ("useless", "desktop"), ("useless", "dark"), ("houses", "dark"), ("digits", "phone")]
+SCREENS = {"phone": (390, 844, "light"), "desktop": (1280, 900, "light"), "dark": (1280, 900, "dark")}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    quiet = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=quiet)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return {which: make(which, folder).report() for which in KINDS}
+
+
+def opened(browser, report, screen):
+    """-> (page, what the console said, what was requested beside the file itself)."""
+    width, height, colours = SCREENS[screen]
+    page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=colours)
+    said, asked = [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url) if request.url != report.as_uri() and not request.url.startswith("data:") else None)
+    page.goto(report.as_uri())
+    return page, said, asked
+
+
+@pytest.mark.parametrize(("which", "screen"), LOOKS)
+def test_it_opens_offline_without_a_message_a_request_or_a_sideways_scroll(browser, reports, which, screen):
+    page, said, asked = opened(browser, reports[which], screen)
+    assert said == [] and asked == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= SCREENS[screen][0]
+    assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    assert page.evaluate("[...document.querySelectorAll('svg.chart')].every(one => one.getBoundingClientRect().width > 200)")
+    page.close()
+
+
+@pytest.mark.parametrize(("which", "screen"), LOOKS)
+def test_axe_finds_no_serious_fault(browser, reports, which, screen):
+    page, _, _ = opened(browser, reports[which], screen)
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    found = axe.Axe().run(page).response["violations"]
+    told = [(one["id"], one["impact"], one["nodes"][0]["html"][:200]) for one in found if one["impact"] in ("moderate", "serious", "critical")]
+    assert told == []
+    page.close()
+
+
+def test_dark_and_light_are_told_apart_and_both_can_be_read(browser, reports):
+    colours = {}
+    for screen in ("desktop", "dark"):
+        page, _, _ = opened(browser, reports["houses"], screen)
+        colours[screen] = page.evaluate("[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]")
+        page.close()
+    assert colours["desktop"][0] == "rgb(255, 255, 255)" and colours["dark"][0] != colours["desktop"][0]
+
+
+def test_it_prints_with_everything_that_is_folded_on_screen(browser, reports, tmp_path):
+    page, _, _ = opened(browser, reports["houses"], "desktop")
+    page.emulate_media(media="print")
+    heights = page.evaluate("[...document.querySelectorAll('details')].map(one => one.getBoundingClientRect().height)")
+    assert heights and min(heights) > 60  # closed ones would be one line high
+    page.pdf(path=tmp_path / "report.pdf")
+    assert (tmp_path / "report.pdf").stat().st_size > 20_000
+    page.close()

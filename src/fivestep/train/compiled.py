@@ -313,9 +313,10 @@ def step_function(slots: Slots, spec: Any, constants: Sequence[Any], changed: se
             new_state = [states[number][fresh[position]][key] for number, position, key in slots.state_names]
             averaged = []
             if slots.has_average:
-                now = {id(old): new for old, new in zip((*slots.weights, *buffers_of(slots)), (*fresh, *new_buffers))}
+                now: dict[int, Tensor] = {id(old): new for old, new in zip((*slots.weights, *buffers_of(slots)), (*fresh, *new_buffers))}
                 for mine, own in zip(state[begin + num_state :], parts.average.live):
-                    averaged.append(mine.clone().lerp_(now.get(id(own), own), 1 - parts.average.decay))  # type: ignore[arg-type, union-attr]
+                    moved: Tensor = now[id(own)].detach() if id(own) in now else own.detach()
+                    averaged.append(mine.clone().lerp_(moved, 1 - parts.average.decay))
             return [*[weight.detach() for weight in fresh], *new_buffers, *new_state, *averaged, value.detach().clone()]
 
     return step
@@ -447,7 +448,8 @@ def compile_graph(graph: fx.GraphModule, examples: Sequence[Tensor], device: tor
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-    # fallback_random: dropout draws from torch's own stream, so its masks are eager's and a checkpoint holds where it stands.
+    # fallback_random: dropout draws from torch's own stream, so a checkpoint holds where it stands, and its masks are eager's where the dropped tensor is contiguous
+    # (in attention it is a transposed one, and eager fills a mask in the order of memory).
     # Kernels and the calls between them are built apart (the calls at -O1): 3.6 s instead of 9.1 s of g++ for a small MLP, once torch's headers are precompiled.
     options: dict[str, Any] = {"fallback_random": True, "cpp_wrapper": device.type == "cpu", "triton.cudagraphs": device.type == "cuda"}
     if hasattr(config, "cpp_wrapper_build_separate"):

@@ -434,3 +434,13 @@ def test_a_fine_tuned_start_is_shipped(tmp_path, mine):
     run = fit(mine.Net, splits, weights={name: tensor.clone() for name, tensor in first.state_dict().items()}, folder="runs")
     assert_same_weights(run, tmp_path)
     assert (tmp_path / "ejected" / "initial.safetensors").exists() and math.isfinite(run.history[-1]["train_loss"])
+
+
+def test_a_run_of_the_shells_defaults_on_a_table(tmp_path):
+    """`model="auto"`, written to a folder: an ensemble with buffers of its own, cut rates, early stopping."""
+    shutil.copy(Path(fs.datasets.__file__).parent / "penguins.csv", tmp_path / "penguins.csv")
+    run = fs.fit(
+        "auto", fs.Data.table(tmp_path / "penguins.csv", target="species").split(), epochs=8, folder=tmp_path / "runs", quiet=True, device="cpu", checks=False
+    )
+    text = assert_same_weights(run, tmp_path, ignore="E501")
+    assert "class Ensemble" in text and "initial.safetensors" not in text

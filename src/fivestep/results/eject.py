@@ -162,6 +162,8 @@ def first_weights(prepared: Any, folder: Path | None) -> dict[str, Tensor] | Non
     """
     given = prepared.settings.asked.get("weights") is not None
     kept = None if folder is None else checkpoint_weights(folder)
+    if kept is not None:  # a checkpoint also holds what state_dict leaves out: buffers that are not persistent
+        kept = {name: kept[name] for name in prepared.training.model.state_dict()}
     lazy = any(isinstance(module, LazyModuleMixin) for module in prepared.training.model.modules()) or getattr(prepared.built, "was_lazy", False)
     if prepared.built.rebuildable and not given and not lazy:
         if kept is None:

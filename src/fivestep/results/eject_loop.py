@@ -353,7 +353,7 @@ def may_draw(model: nn.Module, plan: Any) -> bool:
         return True
     for module in model.modules():
         cls = type(module)
-        if cls.__module__ == models.__name__:
+        if cls.__module__ == models.__name__ and not isinstance(module, models.Ensemble):  # an ensemble has a dropout of its own
             continue
         if not cls.__module__.startswith("torch.nn.") or cls.__name__.startswith(RANDOM_MODULES):
             return True

@@ -111,7 +111,7 @@ def test_a_useless_97_percent_accuracy_looks_useless(made):
     box = re.search(r'<div class="verdict (\w+)">(.*?)</div>', text, re.S)
     assert box[1] == "bad"
     told = words("</style>" + box[2])
-    assert "By none of its scores is the model shown to be better than a constant" in told and "of no use" in told
+    assert "by none of its scores is the model shown to be better than a constant" in told and "of no use" in told
     assert re.search(r"finds 0 of the \d+ rows of class 'yes'", told)
     assert "always answering 'no' is right in 9" in told
     assert '<span class="tag bad">0.0%</span>' in text  # the recall of the class that matters

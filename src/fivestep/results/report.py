@@ -192,7 +192,7 @@ def verdict(run: Any, scores: Scores, found: diagnosis.Predicted | None, looks: 
     mark = {"good": "✓ ", "warn": "! ", "bad": "✗ "}.get(look, "")
     body = (
         paragraph(*what_was_done(run))
-        + f"<p><strong>{mark}{text(on + told, 900)}</strong></p>"
+        + f"<p><strong>{mark}{text(on + told[:1].lower() + told[1:], 900)}</strong></p>"
         + (paragraph(hidden) if hidden else "")
         + (paragraph(caution) if caution else "")
     )
@@ -271,11 +271,10 @@ def scores_table(scores: Scores) -> str:
         row: list[Any] = [METRIC_NAMES.get(score.name, score.name), Cell(text(value), "n"), Cell(text(interval or "–"), "n")]
         if any_baseline:
             row += [Cell(text(baseline or "–"), "n"), Cell(f'<span class="tag {look}">{text(told)}</span>' if told else ""), Cell(drawn)]
-        rows.append([*row, Cell(text(". ".join(part for part in (better, score.note) if part)), "long")])
+        rows.append([*row, Cell(text(better))])
     heads = ["score", "value", "95 % interval", *(["no skill", "against no skill", "bar: interval, line: no skill"] if any_baseline else []), "note"]
     notes = scores._footnotes()
-    shown = [note for note in notes if not any(note == f"{score.name}: {score.note}" for score in scores.values())]
-    return table(scores._headline(), heads, rows) + (paragraph(*shown) if shown else "")
+    return table(scores._headline(), heads, rows) + (paragraph(*notes) if notes else "")
 
 
 # -- training -----------------------------------------------------------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def find_rate(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> tupl
     probe = prepared(arguments, defaults, plain | {"epochs": 1, "lr": "auto"}, splits, arguments["seed"])
     numbers = sum(parameter.numel() for parameter in probe.training.model.parameters())
     small = numbers <= MOST_NUMBERS
-    rates = [10 ** (DECADES[0] + k / (PER_DECADE if small else 2)) for k in range((DECADES[1] - DECADES[0]) * (PER_DECADE if small else 2) + 1)]
+    rates = [float(f"{10 ** (DECADES[0] + k / (PER_DECADE if small else 2)):.4g}") for k in range((DECADES[1] - DECADES[0]) * (PER_DECADE if small else 2) + 1)]
     test_seeds = [arguments["seed"], arguments["seed"] + 1] if small else [arguments["seed"]]
     steps = probe.plan.batches.steps(0)
     batch_size = getattr(probe.plan.batches, "batch_size", 32)

@@ -33,7 +33,7 @@ def table(rows: int = 200, cities: int = 3, target: str = "number") -> fs.Data:
 
 @pytest.mark.parametrize(
     ("rows", "batch_size", "lr", "epochs", "patience"),
-    [(500, 32, 1e-3, 100, 12), (1_500, 32, 2e-3, 100, 12), (5_000, 64, 2e-3, 100, 12), (20_000, 128, 2e-3, 100, 12), (200_000, 512, 2e-3, 40, 6)],
+    [(500, 32, 1e-3, 100, 12), (1_500, 32, 2e-3, 100, 12), (5_000, 64, 2e-3, 100, 12), (20_000, 128, 2e-3, 100, 12), (200_000, 512, 2e-3, 12, 4)],
 )
 def test_a_table_gets_eight_networks_in_one_and_settings_by_its_rows(rows: int, batch_size: int, lr: float, epochs: int, patience: int) -> None:
     choice = choosing.choose("regression", 13, None, rows)

@@ -66,7 +66,7 @@ def for_tables(task: str | None, num_inputs: int | None, rows: int | None, num_n
         "cosine_outputs": 3 if (num_numbers or 0) <= MOST_COSINES else 0,
         "straight": 1,
     }
-    plateau, epochs = (6, 100) if rows < 50_000 else (3, 40)  # epochs of many rows are many steps each
+    plateau, epochs = (6, 100) if rows < 50_000 else (3, 40) if rows < 150_000 else (2, 12)  # for time alone: epochs of many rows are many steps each
     settings = {
         "optimizer": {"name": "AdamW", "weight_decay": 1e-2},
         "lr": 1e-3 if rows < 1_000 else 2e-3,

@@ -43,7 +43,7 @@ def loss_section(script: Script, prepared: Any, names: Names) -> tuple[str, Fed 
     loss = prepared.loss
     if loss is None:
         return "", None
-    if prepared.training.loss_module is not None:
+    if prepared.training.loss_module is not None and any(True for _ in prepared.training.loss_module.parameters()):
         raise refuse(f"the loss {prepared.loss_name} has weights of its own. Put its layer at the end of the model, and use CrossEntropyLoss or NLLLoss.")
     ensemble = isinstance(prepared.training.model, models.Ensemble)
     text = loss_text(script, prepared)

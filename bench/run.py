@@ -14,47 +14,10 @@ from functools import partial
 
 import torch
 from torch import nn
+from workloads import WORKLOADS
 
 import fivestep as fs
 from fivestep import seeds
-
-
-def regression(rows: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    draw = torch.Generator().manual_seed(0)
-    x = torch.randn(rows, width, generator=draw)
-    return x, x @ torch.randn(width, 1, generator=draw) + 0.1 * torch.randn(rows, 1, generator=draw)
-
-
-def images(rows: int, flat: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    draw = torch.Generator().manual_seed(0)
-    x = torch.rand(rows, 1, 28, 28, generator=draw)
-    return x.flatten(1) if flat else x, torch.randint(0, 10, (rows,), generator=draw)
-
-
-def cnn() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(16, 32, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(1568, 10),
-    )
-
-
-# name: (data, model, loss, optimizer, recorded arguments, batch, epochs)
-WORKLOADS = {
-    "W1": (lambda: regression(10_000, 8), lambda: nn.Linear(8, 1), "MSELoss", "SGD", {"lr": 0.01, "foreach": False}, 32, 4),
-    "W2": (
-        lambda: regression(100_000, 32),
-        lambda: nn.Sequential(nn.Linear(32, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 1)),
-        "MSELoss", "AdamW", {"lr": 1e-3, "fused": True}, 256, 2,
-    ),
-    "W3": (lambda: images(60_000, True), lambda: nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10)), "CrossEntropyLoss", "Adam", {"lr": 1e-3, "fused": True}, 128, 2),
-    "W4": (lambda: images(6_400, False), cnn, "CrossEntropyLoss", "Adam", {"lr": 1e-3, "fused": True}, 64, 2),
-}  # fmt: skip
 
 
 class Stopwatch:
@@ -147,8 +110,9 @@ def main() -> None:
     print(f"torch {torch.__version__}, one thread; microseconds a step, median (least to most)")
     print("how many times faster than the tutorial loop and slower than the tuned one: medians of the ratios within a repeat; seconds before the first step")
     for name in asked.only or (("W1", "W2") if asked.quick else WORKLOADS):
-        make_data, make, loss, optimizer, arguments, batch, epochs = WORKLOADS[name]
-        x, y = make_data()
+        work = WORKLOADS[name]
+        make, loss, optimizer, arguments, batch, epochs = work.make, work.loss, work.optimizer, {"lr": work.lr, **work.recorded}, work.batch, work.epochs
+        x, y = work.data()
         times: dict[str, list[float]] = {way: [] for way in ways}
         befores: dict[str, list[float]] = {way: [] for way in ways}
         models = {}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from cases import Case, Wrap, blobs, case, curve, g, mlp, pictures
@@ -39,14 +38,18 @@ def sine(n: int = 2000) -> tuple[Tensor, Tensor]:
 def _polynomial() -> Case:
     x, y = sine()
     model = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0, 1))
-    return case(model, nn.MSELoss(reduction="sum"), "regression", x[:, None] ** torch.tensor([1, 2, 3]), y, optimizer="SGD", lr=1e-6, batch_size=2000, epochs=300)
+    return case(
+        model, nn.MSELoss(reduction="sum"), "regression", x[:, None] ** torch.tensor([1, 2, 3]), y, optimizer="SGD", lr=1e-6, batch_size=2000, epochs=300
+    )
 
 
 @healthy("polynomial with RMSprop")
 def _polynomial_rms() -> Case:
     x, y = sine()
     model = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0, 1))
-    return case(model, nn.MSELoss(reduction="sum"), "regression", x[:, None] ** torch.tensor([1, 2, 3]), y, optimizer="RMSprop", lr=1e-3, batch_size=2000, epochs=200)
+    return case(
+        model, nn.MSELoss(reduction="sum"), "regression", x[:, None] ** torch.tensor([1, 2, 3]), y, optimizer="RMSprop", lr=1e-3, batch_size=2000, epochs=200
+    )
 
 
 class Polynomial3(nn.Module):
@@ -77,13 +80,17 @@ def _moons() -> Case:
     t = torch.rand(600, generator=g(1)) * math.pi
     y = torch.arange(600) % 2
     X = torch.stack([t.cos() * (1 - 2 * y) + y, t.sin() * (1 - 2 * y) + 0.5 * y], 1) + 0.1 * torch.randn(600, 2, generator=g(2))
-    return case(mlp(2, 1, act=nn.Tanh), "BCEWithLogitsLoss", "binary", X, y.float()[:, None], optimizer="SGD", optimizer_kwargs={"momentum": 0.9}, lr=0.1, epochs=15)
+    return case(
+        mlp(2, 1, act=nn.Tanh), "BCEWithLogitsLoss", "binary", X, y.float()[:, None], optimizer="SGD", optimizer_kwargs={"momentum": 0.9}, lr=0.1, epochs=15
+    )
 
 
 @healthy("exclusive or, four points repeated")
 def _xor() -> Case:
     X = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]).repeat(60, 1)
-    return case(nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1), nn.Sigmoid()), "BCELoss", "binary", X, (X.sum(1) == 1).float()[:, None], lr=0.05, epochs=20)
+    return case(
+        nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1), nn.Sigmoid()), "BCELoss", "binary", X, (X.sum(1) == 1).float()[:, None], lr=0.05, epochs=20
+    )
 
 
 def sentences(words: int = 40, n: int = 600, length: int = 9, seed: int = 1) -> Tensor:
@@ -232,13 +239,15 @@ def _spatial() -> Case:
             grid = F.affine_grid(self.where(x).view(-1, 2, 3), list(x.shape), align_corners=False)
             return self.what(F.grid_sample(x, grid, align_corners=False))
 
-    return case(Spatial(), "CrossEntropyLoss", "multiclass", X, y, epochs=10)
+    return case(Spatial(), "CrossEntropyLoss", "multiclass", X, y, lr=1e-3, epochs=10)
 
 
 @healthy("super-resolution by pixel shuffle")
 def _subpixel() -> Case:
     X, _ = pictures(300, size=12)
-    model = nn.Sequential(nn.Conv2d(1, 12, 5, padding=2), nn.ReLU(), nn.Conv2d(12, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1), nn.PixelShuffle(2))
+    model = nn.Sequential(
+        nn.Conv2d(1, 12, 5, padding=2), nn.ReLU(), nn.Conv2d(12, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 3, padding=1), nn.PixelShuffle(2)
+    )
     return case(model, "MSELoss", "regression", F.avg_pool2d(X, 2), X, lr=5e-3, epochs=10)
 
 
@@ -337,7 +346,9 @@ def _siamese() -> Case:
             return F.pairwise_distance(self.body(x[:, :1]), self.body(x[:, 1:]))
 
     same = (y == y[other]).float()
-    return case(Twins(), lambda d, same: (same * d**2 + (1 - same) * F.relu(1 - d) ** 2).mean(), "regression", torch.cat([X, X[other]], 1), same, lr=2e-3, epochs=10)
+    return case(
+        Twins(), lambda d, same: (same * d**2 + (1 - same) * F.relu(1 - d) ** 2).mean(), "regression", torch.cat([X, X[other]], 1), same, lr=2e-3, epochs=10
+    )
 
 
 class Triplets(Dataset):
@@ -458,7 +469,7 @@ def _physics() -> Case:
 @healthy("implicit image: coordinates to grey through sines")
 def _siren() -> Case:
     grid = torch.cartesian_prod(torch.linspace(-1, 1, 24), torch.linspace(-1, 1, 24))
-    grey = ((4 * grid[:, :1]).sin() * (3 * grid[:, 1:]).cos())
+    grey = (4 * grid[:, :1]).sin() * (3 * grid[:, 1:]).cos()
 
     class Sine(nn.Module):
         def __init__(self, i: int, o: int, first: bool = False) -> None:
@@ -476,7 +487,7 @@ def _siren() -> Case:
 def _rbf() -> Case:
     X = torch.rand(600, 2, generator=g(1)) * 4 - 2
     y = (X[:, :1] ** 2 - X[:, 1:]).sin()
-    model = Wrap(lambda m, x: m.out((-torch.cdist(x, m.centres.weight) ** 2).exp()), centres=nn.Embedding(40, 2), out=nn.Linear(40, 1))
+    model = Wrap(lambda m, x: m.out((-(torch.cdist(x, m.centres.weight) ** 2)).exp()), centres=nn.Embedding(40, 2), out=nn.Linear(40, 1))
     return case(model, "MSELoss", "regression", X, y, lr=2e-2, epochs=15)
 
 
@@ -518,7 +529,13 @@ def _ratings() -> Case:
     class Factors(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.u, self.i, self.bu, self.bi, self.mean = nn.Embedding(40, 6), nn.Embedding(30, 6), nn.Embedding(40, 1), nn.Embedding(30, 1), nn.Parameter(torch.tensor(3.0))
+            self.u, self.i, self.bu, self.bi, self.mean = (
+                nn.Embedding(40, 6),
+                nn.Embedding(30, 6),
+                nn.Embedding(40, 1),
+                nn.Embedding(30, 1),
+                nn.Parameter(torch.tensor(3.0)),
+            )
             for table in (self.bu, self.bi):
                 nn.init.zeros_(table.weight)
 
@@ -585,7 +602,11 @@ def _waves() -> Case:
 @healthy("text classification by an embedding bag, SGD with rate 5")
 def _bag() -> Case:
     y = torch.randint(0, 4, (900,), generator=g(1))
-    X = torch.where(torch.rand(900, 12, generator=g(2)) < 0.3, y[:, None] * 10 + torch.randint(0, 10, (900, 12), generator=g(3)), torch.randint(0, 60, (900, 12), generator=g(4)))
+    X = torch.where(
+        torch.rand(900, 12, generator=g(2)) < 0.3,
+        y[:, None] * 10 + torch.randint(0, 10, (900, 12), generator=g(3)),
+        torch.randint(0, 60, (900, 12), generator=g(4)),
+    )
 
     class Bag(nn.Module):
         def __init__(self) -> None:
@@ -608,7 +629,12 @@ def _resnet() -> Case:
     class Block(nn.Module):
         def __init__(self, c: int) -> None:
             super().__init__()
-            self.a, self.b, self.na, self.nb = nn.Conv2d(c, c, 3, padding=1, bias=False), nn.Conv2d(c, c, 3, padding=1, bias=False), nn.BatchNorm2d(c), nn.BatchNorm2d(c)
+            self.a, self.b, self.na, self.nb = (
+                nn.Conv2d(c, c, 3, padding=1, bias=False),
+                nn.Conv2d(c, c, 3, padding=1, bias=False),
+                nn.BatchNorm2d(c),
+                nn.BatchNorm2d(c),
+            )
             nn.init.zeros_(self.nb.weight)
 
         def forward(self, x: Tensor) -> Tensor:
@@ -626,7 +652,9 @@ def _vit() -> Case:
         def __init__(self) -> None:
             super().__init__()
             self.patch, self.token, self.where = nn.Conv2d(1, 16, 2, 2), nn.Parameter(torch.zeros(1, 1, 16)), nn.Parameter(torch.randn(1, 17, 16) * 0.02)
-            self.body = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, 0.1, activation="gelu", batch_first=True, norm_first=True), 2, enable_nested_tensor=False)
+            self.body = nn.TransformerEncoder(
+                nn.TransformerEncoderLayer(16, 2, 32, 0.1, activation="gelu", batch_first=True, norm_first=True), 2, enable_nested_tensor=False
+            )
             self.norm, self.out = nn.LayerNorm(16), nn.Linear(16, 4)
             nn.init.zeros_(self.out.weight)
 
@@ -733,7 +761,14 @@ def _qvalues() -> Case:
     X = torch.randn(600, 4, generator=g(1))
     action = torch.randint(0, 3, (600,), generator=g(2))
     value = X[torch.arange(600), action] + 0.1 * torch.randn(600, generator=g(3))
-    return case(mlp(4, 3), lambda q, t: F.smooth_l1_loss(q.gather(1, t[:, :1].long())[:, 0], t[:, 1]), "regression", X, torch.stack([action.float(), value], 1), epochs=8)
+    return case(
+        mlp(4, 3),
+        lambda q, t: F.smooth_l1_loss(q.gather(1, t[:, :1].long())[:, 0], t[:, 1]),
+        "regression",
+        X,
+        torch.stack([action.float(), value], 1),
+        epochs=8,
+    )
 
 
 @healthy("boxes and classes of a detector, sum of two losses")
@@ -803,5 +838,3 @@ def _wide() -> Case:
             return self.deep(torch.cat([numbers, self.emb(hot.argmax(1))], 1)) + self.wide(x)
 
     return case(WideDeep(), "MSELoss", "regression", torch.cat([X, F.one_hot(codes, 6).float()], 1), y + effect[codes][:, None], epochs=8)
-
-

@@ -582,6 +582,10 @@ def rule_d13(subject: Subject, probe: Probe) -> Finding | None:
         if not evenly_spaced(ordered):
             continue
         correlation = ordered_correlation(column.values, target, probe.has_classes)
+        # Where every other column is a smooth function of this one (x beside x**2 and x**3), the rows are points of a curve and it is the curve's argument.
+        others = [other for other in probe.columns if other is not column and other.used and len(other.finite) == len(column.values) and other.distinct > 1]
+        if others and all(ordered_correlation(column.values, other.values, False) > 0.99 for other in others):
+            continue
         if correlation > 0.5:
             return Finding(
                 "D13", "warning", f"{column.name} numbers the rows from {ordered[0]:g} to {ordered[-1]:g}, and targets of neighbouring numbers are alike (correlation {correlation:.2f}).",

@@ -838,3 +838,12 @@ def _wide() -> Case:
             return self.deep(torch.cat([numbers, self.emb(hot.argmax(1))], 1)) + self.wide(x)
 
     return case(WideDeep(), "MSELoss", "regression", torch.cat([X, F.one_hot(codes, 6).float()], 1), y + effect[codes][:, None], epochs=8)
+
+
+@healthy("riders: a part of the target's sum, left out of the features")
+def _riders() -> Case:
+    X, _ = curve(d=3)
+    casual = torch.poisson((2 + 0.6 * X[:, 0]).exp(), generator=g(5))
+    registered = torch.poisson((3 + 0.4 * X[:, 1]).exp(), generator=g(6))
+    table = {"temp": X[:, 0], "hour": X[:, 1], "wind": X[:, 2], "casual": casual.long(), "riders": (casual + registered).log()}
+    return case(mlp(3, 1), "MSELoss", "regression", table=table, target="riders", drop=("casual",), epochs=10)

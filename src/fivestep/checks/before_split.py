@@ -116,7 +116,7 @@ def rises_with(numbers: numpy.ndarray, target: numpy.ndarray | None) -> bool:
     if target is None or len(target) != len(numbers) or not (numpy.isfinite(numbers).all() and numpy.isfinite(target).all()):
         return False
     ranks = [numpy.unique(values, return_inverse=True)[1].astype(float) for values in (numbers, target)]
-    return bool(all(rank.std() > 0 for rank in ranks) and abs(numpy.corrcoef(*ranks)[0, 1]) > 0.5)
+    return bool(all(rank.std() > 0 for rank in ranks) and abs(numpy.corrcoef(ranks[0], ranks[1])[0, 1]) > 0.5)
 
 
 def rule_s02(subject: Subject, probe: Probe) -> Finding | None:

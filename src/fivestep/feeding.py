@@ -87,7 +87,7 @@ def first_outputs(module: nn.Module, source: Any, device: torch.device, pick: An
     """The model's outputs for the first training rows: their shape decides loss and targets. Also what gives a lazy module its shapes, under the run's seed."""
     batch = Batch(*source.take(torch.arange(min(len(source), 8))))
     inputs = mover(device)(batch.inputs)
-    with seeds.restored(seeds.derive(seed, "probe")), loop.evaluating(module, first=True):
+    with seeds.restored(seeds.derive(seed, "probe")), loop.evaluating(module):
         try:
             outputs = loop.forward(module, inputs)
         except FindingsError:

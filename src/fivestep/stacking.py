@@ -162,7 +162,7 @@ def forward_flops(session: Session) -> int:
     from torch.utils.flop_counter import FlopCounterMode
 
     batch = next(iter(session.plan.batches.epoch(0)))
-    with FlopCounterMode(display=False) as counter, loop.evaluating(session.training.model, first=True):
+    with FlopCounterMode(display=False) as counter, loop.evaluating(session.training.model):
         loop.forward(session.training.model, batch.inputs)
     return counter.get_total_flops()
 

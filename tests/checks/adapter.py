@@ -204,6 +204,7 @@ def findings_of(case: dict[str, Any], *, training: bool = True, seconds: float =
         return found, seconds
     watch = Watch(subject, found, probe=probe)
     model = train(subject, case, watch)
+    watch.trained(model)
     found = found + watch.findings() + check_trained(subject, model, watch=watch)
     if subject.test is not None:
         inputs, targets, _ = subject.test.take(torch.arange(len(subject.test)))

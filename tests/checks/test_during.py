@@ -127,3 +127,27 @@ def test_epochs_in_messages_count_from_one() -> None:
     overfitted = [finding for finding in run.findings if finding.code == "T05"]
     best = min(run.history, key=lambda row: row["val_loss"])["epoch"]
     assert overfitted and overfitted[0].evidence["best_epoch"] == best
+
+
+def test_dead_units_that_grow_are_told_with_their_epochs() -> None:
+    X = torch.randn(400, 4, generator=torch.Generator().manual_seed(1))
+    subject = Subject(model=two_relus(), train=part_of(X, X[:, :1].clone()), loss=nn.MSELoss(), loss_name="MSELoss")
+    watch, model = Watch(subject), subject.model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for epoch in range(1, 5):
+        watch.steps_ended([1.0] * 250)
+        watch.epoch_ended(epoch - 1, 1.0)
+        if epoch == 2:
+            with torch.no_grad():
+                model[0].bias.fill_(-100.0)
+            before["0.bias"] = model[0].bias.detach().clone()
+        watch.model_seen(model, epoch)
+    watch.trained(model)
+    (finding,) = [found for found in watch.findings() if found.code == "T03"]
+    assert finding.severity == "warning" and finding.evidence["since_epoch"] == 2 and "100% after epoch 4" in finding.what
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def two_relus() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 16), nn.LeakyReLU(), nn.Linear(16, 1))

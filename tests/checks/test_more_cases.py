@@ -6,6 +6,7 @@ import sys
 import warnings
 from typing import Any
 
+import classic_models
 import pytest
 from adapter import CASES as FOLDER
 from more_cases import CASES, HEALTHY
@@ -34,6 +35,11 @@ def test_the_mistake_is_found(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_done_right_it_is_silent(name: str) -> None:
     assert not loud(CASES[name][3]())
+
+
+@pytest.mark.parametrize("name", classic_models.HEALTHY)
+def test_the_models_of_tutorials_are_left_alone(name: str) -> None:
+    assert not loud(classic_models.HEALTHY[name]())
 
 
 @pytest.mark.parametrize("name", HEALTHY)

@@ -158,6 +158,12 @@ def test_air_quality_by_day_finds_the_order_of_time_or_nothing() -> None:
     assert set(loud("mlp", fs.Data.table(frame, target="Ozone").split(**CUT), epochs=10)) <= {"S03"}
 
 
+@pytest.mark.parametrize(("package", "name", "target"), [("ISLR", "OJ", "Purchase"), ("ISLR", "Caravan", "Purchase"), ("modeldata", "credit_data", "Status")])
+def test_tables_of_textbooks(package: str, name: str, target: str) -> None:
+    # OJ: some purchases repeat with another outcome; Caravan: households in graded answers repeat by nature. Neither is worth a warning.
+    assert loud("mlp", fs.Data.table(rdata(package, name), target=target, missing=["NA"]).split(**CUT), epochs=5) == {}
+
+
 def test_delays_of_flights() -> None:
     """`tailnum` is the plane. Rows of one plane are alike (the same carrier, the same routes), and a random split has each plane on both sides.
 

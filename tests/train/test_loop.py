@@ -144,10 +144,8 @@ def test_evaluating_gives_each_module_its_flag_back():
     model = nn.Sequential(nn.Dropout(), nn.Dropout())
     model[0].eval()
     with loop.evaluating(model):
-        assert not model[1].training and torch.is_inference_mode_enabled()
+        assert not model[1].training and not torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     assert model.training and not model[0].training and model[1].training
-    with loop.evaluating(model, first=True):
-        assert not torch.is_inference_mode_enabled() and not torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize("sizes", [[11], [4, 4, 3], [1] * 11], ids=str)

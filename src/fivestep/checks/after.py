@@ -21,7 +21,7 @@ from fivestep import seeds
 from fivestep.checks.before import could_not_check, one_thread
 from fivestep.checks.before_data import relation_strength
 from fivestep.checks.before_loss import answers
-from fivestep.checks.before_model import dead_share, difference, is_relu
+from fivestep.checks.before_model import difference
 from fivestep.checks.during import Watch, first_loss
 from fivestep.checks.findings import Finding
 from fivestep.checks.probe import Probe, copy_together
@@ -123,29 +123,6 @@ def rule_o02(after: Trained) -> Finding | None:
     return None
 
 
-def rule_t03(after: Trained) -> Finding | None:
-    """A ReLU layer over 90 % dead at the end which was not at the start."""
-    if after.start is None:
-        return None
-
-    def shares(model: nn.Module) -> list[float]:
-        made = after.probe.run(copy_together(model)[0].train(), after.probe.batch[0])
-        return [dead_share(call.result.detach()) for call in made.calls if is_relu(call) and isinstance(call.result, Tensor) and call.result.dim() >= 2]
-
-    for number, (first, last) in enumerate(zip(shares(after.start), shares(after.model))):
-        if 0.9 >= last > 0.5 and last > 2 * first:  # a sparse code may be meant, and half of the units still work
-            return Finding(
-                "T03", "note", f"In ReLU number {number + 1} {last:.0%} of the units are zero for every row now; at the start {first:.0%} were.", {"relu": number + 1, "start": first, "end": last},
-                "The model shrinks as it trains.", "A smaller rate, or LeakyReLU.",
-            )  # fmt: skip
-        if last > 0.9 >= first:
-            return Finding(
-                "T03", "warning", f"In ReLU number {number + 1} {last:.0%} of the units are zero for every row now; at the start {first:.0%} were.", {"relu": number + 1, "start": first, "end": last},
-                "Dead units have no gradient and do not come back: the model has shrunk.", "A smaller rate, a warm-up, clip_norm=1, or LeakyReLU.",
-            )  # fmt: skip
-    return None
-
-
 def rule_m21(after: Trained) -> Finding | None:
     """With running statistics, the loss of training rows is three times as high in eval mode as in train mode."""
     norms = [module for module in after.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats]
@@ -180,6 +157,7 @@ def rule_t04(after: Trained) -> Finding | None:
     course = [epoch.train_loss for epoch in after.watch.epochs]
     tail = max(1, len(course) // 5)
     falling = len(course) > 2 and course[0] - course[-1] > 0.2 * abs(course[0]) and course[-tail - 1] - course[-1] > 0.1 * (course[0] - course[-1])
+    falling = falling or (len(course) > 2 and course[-tail - 1] - course[-1] > 0.1 * abs(course[-1]))  # a far start hides what the end still brings
     held = [epoch.val_loss for epoch in after.watch.epochs if epoch.val_loss is not None]
     falling = falling or (1 < len(held) < 5 and held[-1] == min(held) and course[-1] == min(course))  # too short to tell stuck from slow
     falling = falling or (len(held) > 2 and held[-1] == min(held) and held[-2] - held[-1] > 0.04 * abs(held[-1]))
@@ -343,7 +321,7 @@ def changed_attributes(fresh: nn.Module, trained: nn.Module) -> list[str]:
     return found
 
 
-RULES: tuple[Callable[[Trained], Finding | None], ...] = (rule_o02, rule_t03, rule_m21, rule_s15, rule_t04, rule_d05, rule_p01)
+RULES: tuple[Callable[[Trained], Finding | None], ...] = (rule_o02, rule_m21, rule_s15, rule_t04, rule_d05, rule_p01)
 
 
 def check_scores(

@@ -393,7 +393,11 @@ def rule_l11(subject: Subject, probe: Probe) -> Finding | None:
         return None
     if probe.loss_family != "distance" and not (probe.is_custom and probe.loss_family is None and compares_values(subject, probe)):
         return None
-    spread, middle = float(target.detach().double().std()), float(target.detach().double().mean())
+    compared = target
+    if probe.is_custom:  # a function that scales the target before it hands it to a torch loss has scaled it
+        handed = [call.get("target", 1) for call in probe.loss_calls("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")]
+        compared = next((value for value in handed if isinstance(value, Tensor) and value.is_floating_point() and value.numel() > 1), target)
+    spread, middle = float(compared.detach().double().std()), float(compared.detach().double().mean())
     reach = max(1.0, float(output.detach().double().std()))
     if spread > 50 * reach:
         return Finding(
@@ -524,9 +528,13 @@ def prefers_wrong(subject: Subject, probe: Probe) -> bool | None:
     return None if not verdicts else all(verdicts)
 
 
+# Outputs that are a distance (twins): alike, a target of 1, means a small one, so "right" and "wrong" cannot be told from the numbers.
+DISTANCES = {"LinalgVectorNorm", "Norm", "Sqrt", "Cdist", "EuclideanDist"}
+
+
 def rule_l14(subject: Subject, probe: Probe) -> Finding | None:
     """A loss of the user's that is higher for right answers than for wrong ones."""
-    if not probe.is_custom or maximizes(subject.optimizer):
+    if not probe.is_custom or maximizes(subject.optimizer) or probe.output_operations & DISTANCES:
         return None
     if prefers_wrong(subject, probe):
         return Finding(
@@ -749,6 +757,9 @@ def rule_l20(subject: Subject, probe: Probe) -> Finding | None:
     axis = 1 if gradient.dim() in (2, 4) or (probe.loss_family == "classes" and not probe.is_custom) else gradient.dim() - 1
     sizes = gradient.abs().movedim(axis, 0).reshape(gradient.shape[axis], -1).sum(1)
     silent = (sizes == 0).nonzero()[:, 0].tolist()
+    for call in probe.loss_calls("nll_loss"):  # it reads the log-probability of each row's own class: a class that this batch lacks gets no gradient
+        labels = call.get("target", 1)
+        silent = [column for column in silent if isinstance(labels, Tensor) and bool((labels == column).any())]
     if not silent or len(sizes) < 2:
         return None
     # A custom loss may hold a hinge or a mask; asked at other outputs too, a column that is never read stays silent.
@@ -868,10 +879,15 @@ def rule_l22(subject: Subject, probe: Probe) -> Finding | None:
 
 
 def rule_l25(subject: Subject, probe: Probe) -> Finding | None:
-    """All training targets are one value."""
+    """All training targets are one value, and the loss reads them (one that does not, as with triplets, gets placeholders)."""
     target = probe.target_rows("train")
     if target is None or len(target) < 8 or (subject.loss is None and subject.feed is None):
         return None
+    single = single_target(probe)
+    if probe.is_custom and single is not None and single.is_floating_point():
+        read = [value_of(probe, probe.training.picked, (single + shift,)) for shift in (0.0, 1.0)]
+        if math.isfinite(read[0]) and read[0] == read[1]:
+            return None
     constant = (target == target[0]).all(0)
     if constant.all() and numpy.all(target[0] == target[0, 0]):
         return Finding(

@@ -17,7 +17,7 @@ from fivestep import seeds
 from fivestep.checks.before_data import first_weighted_input, named_column
 from fivestep.checks.findings import Finding
 from fivestep.checks.probe import Probe, copy_together
-from fivestep.checks.recording import RELUS, Call, tensors_in, through_constants, weight_depth
+from fivestep.checks.recording import RELUS, WEIGHT_OPERATIONS, Call, tensors_in, through_constants, weight_depth
 from fivestep.checks.subject import Subject, select
 from fivestep.data.batches import map_tensors
 from fivestep.train.loop import forward
@@ -452,7 +452,9 @@ def rule_m12(subject: Subject, probe: Probe) -> Finding | None:
     with seeds.restored(0):
         before = probe.outputs(model, small)
     for place, (leaf, gradient) in enumerate(zip(leaves, gradients)):
-        axis = 1 if leaf.dim() in (2, 4) else leaf.dim() - 1
+        # (rows, channels, time) where a convolution over time comes first: the last steps that no kernel reaches are no columns
+        over_time = leaf.dim() == 3 and next((call.name for call in probe.training.calls if call.name in WEIGHT_OPERATIONS), "").startswith("conv")
+        axis = 1 if leaf.dim() in (2, 4) or over_time else leaf.dim() - 1
         columns = leaf.shape[axis]
         rest = [number for number in range(leaf.dim()) if number != axis]
         slopes = torch.zeros(columns) if gradient is None else gradient.abs().sum(rest).cpu()

@@ -241,16 +241,15 @@ def rule_o14(subject: Subject, probe: Probe) -> Finding | None:
 
 
 def rule_t01(subject: Subject, probe: Probe) -> Finding | None:
-    """A gradient norm over 10,000 in the first batches. A note for optimizers that divide by the gradient's size."""
+    """A gradient norm over 10,000 in the first batches. A note for optimizers that divide by its size, and where the rate makes small steps of it all the same."""
     totals = probe.gradients.totals
     finite = [value for value in totals if math.isfinite(value)]
     if not totals or (finite and max(finite) <= 1e4 and len(finite) == len(totals)):
         return None
-    mild = (
-        len(finite) == len(totals)
-        and is_scale_free(subject.optimizer)
-        and not (probe.rehearsal is not None and probe.rehearsal.last > 1.5 * probe.rehearsal.first)
-    )
+    tried = probe.rehearsal
+    # What does harm is the step, rate times gradient: one that moves the weights by less than a tenth of their size and lowers the loss is none (a sum, rate 1e-6).
+    small_steps = tried is not None and max(tried.changes, default=math.inf) < 0.1 and tried.last <= tried.first
+    mild = len(finite) == len(totals) and (small_steps or (is_scale_free(subject.optimizer) and not (tried is not None and tried.last > 1.5 * tried.first)))
     return Finding(
         "T01", "note" if mild else "warning", f"The gradient of the first batches has a norm of {max(finite, default=math.nan):.3g}.", {"norms": totals},
         "One step throws the weights far away, or makes them NaN.", "Scale inputs and targets to a spread near 1, keep the default initialisation, clip_norm=1.",

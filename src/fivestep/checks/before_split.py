@@ -111,6 +111,14 @@ def answers_of(probe: Probe) -> list[numpy.ndarray]:
     return [(target == name).astype(float) for name in numpy.unique(target)[:10]] if probe.has_classes else [target]
 
 
+def rises_with(numbers: numpy.ndarray, target: numpy.ndarray | None) -> bool:
+    """Whether the target goes up or down with a number (rank correlation over 0.5): then the number is a quantity (casual riders among all), not a name."""
+    if target is None or len(target) != len(numbers) or not (numpy.isfinite(numbers).all() and numpy.isfinite(target).all()):
+        return False
+    ranks = [numpy.unique(values, return_inverse=True)[1].astype(float) for values in (numbers, target)]
+    return bool(all(rank.std() > 0 for rank in ranks) and abs(numpy.corrcoef(ranks[0], ranks[1])[0, 1]) > 0.5)
+
+
 def rule_s02(subject: Subject, probe: Probe) -> Finding | None:
     """A column of repeated names or numbers that is no feature, whose groups cross the splits and whose rows are alike."""
     if subject.table is None or subject.split == "group" or probe.readable["train"].rows is None:
@@ -131,6 +139,8 @@ def rule_s02(subject: Subject, probe: Probe) -> Finding | None:
             continue
         _, group, sizes = numpy.unique(values.astype(str), return_inverse=True, return_counts=True)
         num_groups = len(sizes)
+        if numbers is not None and not by_name and rises_with(numbers, probe.target_column):
+            continue
         # Ids repeat: at least two rows a group on the average, at least ten groups (three to nine are a category), not one group of nearly all.
         if not 10 <= num_groups <= len(values) / 2 or sizes.max() > len(values) / 3:
             continue

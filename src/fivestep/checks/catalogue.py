@@ -151,7 +151,7 @@ ENTRIES = (
     # dynamics
     Rule("T01", "Exploding gradients", "probe", "warning", "A norm over 10,000 at the first step, or a thousand times the running median.", "targets in the millions, SGD(lr=0.1)", "clip_norm=1, scaled inputs and targets"),
     Rule("T02", "A layer stops learning", "during", "warning", "Its gradient was like the others' at the start and is under a millionth of theirs later: units died or saturated on the way.", "nn.Sigmoid() between, lr=1", "nn.GELU(), lr=1e-3, a norm layer"),
-    Rule("T03", "ReLUs died during training", "after", "warning", "A layer that fired at the start is over 90 % dead at the end.", "lr=1", "lr=1e-3"),
+    Rule("T03", "ReLUs died during training", "during", "warning", "A layer that fired at the start is over 90 % dead at the end.", "lr=1", "lr=1e-3"),
     Rule("T04", "Not better than the best constant", "after", "warning", "Neighbours or single columns see a relation that the trained model does not: its loss is that of a constant.", "lr=1e-6, or a loss that cannot see the rows", "lr='find'; eight rows learnt by heart first"),
     Rule("T05", "Overfitting", "during", "warning", "Validation loss has risen by half above its least, training loss still falls, and the last epoch is kept.", "keep='last', 200 epochs", "keep='best', patience=10"),
     Rule("T06", "Stopped too early", "during", "note", "The last fifth of the epochs still brought over a tenth of the gain.", "epochs=10, and validation still falls", "epochs=50, patience=10"),

@@ -1,4 +1,4 @@
-"""What is seen while training goes on: `Watch` is told losses and epochs, looks at gradients and weights at a few epochs' ends, and afterwards says what it means.
+"""What is seen while training goes on: `Watch` is told losses and epochs, looks at gradients, weights and dead units at a few epochs' ends, and afterwards says what it means.
 
 Enters: losses of steps in groups, each epoch's numbers, the model between two epochs. Leaves: findings at the end. It never touches model, data or random state.
 The decision that shaped it: nothing happens inside a step. The gradient of an epoch's last step still stands in `.grad` when the epoch is over, where an
@@ -16,10 +16,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from fivestep import seeds
 from fivestep.checks.before_loss import is_scale_free, maximizes, rates
+from fivestep.checks.before_model import dead_share, is_relu
 from fivestep.checks.findings import Finding
-from fivestep.checks.probe import Probe
+from fivestep.checks.probe import Probe, copy_together
+from fivestep.checks.recording import Recorder
 from fivestep.checks.subject import Subject
+from fivestep.data.batches import map_tensors
+from fivestep.train.loop import forward
 
 KEPT_STEPS = 100_000  # losses beyond are not kept: trends show long before
 
@@ -66,8 +71,13 @@ class Watch:
         self.epochs: list[Epoch] = []
         self.samples: list[Sample] = []
         self.before_epoch: dict[str, torch.Tensor] = {}
+        self.rows: Any = None  # training inputs that ReLUs are looked at with; None where there are none
+        self.dead: list[tuple[int, tuple[float, ...]]] = []  # (epoch, of each ReLU in the order of forward: the share of units that are zero for every row)
         try:
             _ = self.probe.pair  # the copy has to be taken now, before weights move
+            if subject.step is None and any(is_relu(call) for call in self.probe.training.calls):
+                self.rows = self.probe.batch[0]
+                self.dead.append((0, dead_shares(subject.model, self.rows)))
         except Exception:  # a model that cannot be copied has its note from `check_before`; rules that need its start stay silent
             self.probe.__dict__["pair"] = None
         self.probe.release()  # a run may last for days; graphs of the probes need not
@@ -93,12 +103,49 @@ class Watch:
             with torch.no_grad():
                 moves = norms({name: named[name].detach() - old for name, old in kept.items()})
                 self.samples.append(Sample(epoch, norms(graded), norms(named), moves))
+            # A look costs a copy and one forward of at most 256 rows, about as much as two steps: one in 200 steps keeps it at a hundredth of the run.
+            if self.rows is not None and len(self.losses) >= 200 * len(self.dead):
+                self.dead.append((epoch, dead_shares(model, self.rows)))
         self.before_epoch = {name: parameter.detach().clone() for name, parameter in named.items()} if is_sampled(epoch + 1) else {}
+
+    def trained(self, model: nn.Module) -> None:
+        """The model as training left it: a last look at dead units. Call it before `findings`, once the run has ended."""
+        if self.rows is not None and self.epochs:
+            self.dead.append((self.epochs[-1].number + 1, dead_shares(model, self.rows)))
 
     def findings(self) -> list[Finding]:
         """What the course of the losses means; call it once the run has ended."""
         found = [rule(self) for rule in RULES]
         return [finding for finding in found if finding is not None]
+
+
+def dead_shares(model: nn.Module, inputs: Any) -> tuple[float, ...]:
+    """Of each ReLU of a forward, in order: the share of its units that are zero for all of `inputs`. A copy in train mode is asked; nothing of the model's moves."""
+    with seeds.restored(0), torch.no_grad(), Recorder() as recorder:
+        forward(copy_together(model)[0].train(), map_tensors(lambda tensor: tensor.clone(), inputs))
+    return tuple(dead_share(call.result) for call in recorder.calls if is_relu(call) and isinstance(call.result, torch.Tensor) and call.result.dim() >= 2)
+
+
+def rule_t03(watch: Watch) -> Finding | None:
+    """A ReLU layer whose units died on the way: at most 90 % dead at the start, over 90 % at the last look. A note where over half are, and twice as many."""
+    looked = [(epoch, dead) for epoch, dead in watch.dead if len(dead) == len(watch.dead[0][1])]
+    if len(looked) < 2:
+        return None
+    for number in range(len(looked[0][1])):
+        first, *shares = [dead[number] for _, dead in looked]
+        last = shares[-1]
+        # Between a half and nine tenths a sparse code may be meant, and half of the units still work.
+        gone = last > 0.9 >= first
+        if gone or (last > 0.5 and last > 2 * first):
+            since = next(epoch for (epoch, _), share in zip(looked[1:], shares) if share > (0.9 if gone else 0.5))
+            course = ", ".join(f"{share:.0%} after epoch {epoch}" for (epoch, _), share in zip(looked[1:], shares))
+            return Finding(
+                "T03", "warning" if gone else "note", f"In ReLU number {number + 1} (in the order of forward) {first:.0%} of the units were zero for every row at the start, {course}.",
+                {"relu": number + 1, "start": first, "epochs": [epoch for epoch, _ in looked[1:]], "shares": shares, "since_epoch": since},
+                "Dead units have no gradient and do not come back: the model has shrunk." if gone else "The model shrinks as it trains.",
+                "A smaller rate or a warm-up (they die in the epochs in which steps are longest), clip_norm=1, or nn.LeakyReLU in that place.",
+            )  # fmt: skip
+    return None
 
 
 def norms(tensors: Mapping[str, torch.Tensor]) -> dict[str, float]:
@@ -270,7 +317,10 @@ def rule_t06(watch: Watch) -> Finding | None:
 
 
 def rule_t07(watch: Watch) -> Finding | None:
-    """Three steps and more that cost over ten times the running median and more than twice the start, after the first epoch."""
+    """Three steps and more that cost over ten times the running median and more than twice the start, after the first epoch; the worst over a hundred times.
+
+    Counts and amounts have long tails: a batch with one of their largest rows costs forty times the median (hours in `fair`); a wrong unit costs thousands.
+    """
     if not watch.epochs or len(watch.losses) < 60 or watch.subject.batch_size < 4:
         return None
     begun = first_loss(watch)
@@ -285,10 +335,10 @@ def rule_t07(watch: Watch) -> Finding | None:
     if len(spikes) >= 3:
         step, loss, middle = max(spikes, key=lambda spike: spike[1] / spike[2])
         return Finding(
-            "T07", "warning", f"{len(spikes)} of {len(watch.losses)} steps cost over ten times the running median; the worst is step {step}: {loss:.3g} beside {middle:.3g}.", {"spikes": len(spikes), "step": step, "loss": loss, "median": middle},
+            "T07", "warning" if loss > 100 * middle else "note", f"{len(spikes)} of {len(watch.losses)} steps cost over ten times the running median; the worst is step {step}: {loss:.3g} beside {middle:.3g}.", {"spikes": len(spikes), "step": step, "loss": loss, "median": middle},
             "A few rows undo what the others teach, epoch after epoch.", "Look at these rows (a wrong unit, a code for missing); HuberLoss, clip_norm=1.",
         )  # fmt: skip
     return None
 
 
-RULES: tuple[Any, ...] = (rule_o01, rule_diverged, rule_t01, rule_exploding, rule_t02, rule_t05, rule_t06, rule_t07, rule_t08, rule_t09)
+RULES: tuple[Any, ...] = (rule_o01, rule_diverged, rule_t01, rule_exploding, rule_t02, rule_t03, rule_t05, rule_t06, rule_t07, rule_t08, rule_t09)

@@ -123,6 +123,7 @@ class Checks:
         if self.watch is None:
             return []
         with seeds.restored():
+            self.watch.trained(self.session.training.model)
             found = [finding for finding in self.watch.findings() if finding.code not in self.ignore]
             if self.session.arguments["step"] is None:
                 found += check_trained(self.subject, self.session.training.model, watch=self.watch, ignore=self.ignore)

@@ -457,7 +457,7 @@ def forward_and_loss(script: Script, prepared: Any, names: Names, fed: Fed | Non
 def pair_of_compute(prepared: Any) -> bool:
     source = prepared.encoded["train"]
     inputs, targets, _ = source.take(torch.arange(min(len(source), 2)))
-    with seeds.restored(0), loop.evaluating(prepared.training.model, first=True):
+    with seeds.restored(0), loop.evaluating(prepared.training.model):
         return isinstance(prepared.plan.compute(prepared.training.model, inputs, targets), tuple)
 
 
@@ -549,7 +549,7 @@ def evaluate_function(script: Script, prepared: Any, names: Names, fed: Fed | No
         body, doc = metric_lines(script, prepared, names, fed, block, one_batch)
     else:
         body, doc = loss_lines(script, prepared, names, fed, block, one_batch), "The mean loss on the validation rows."
-    text = f'@torch.inference_mode()\ndef evaluate(model):\n    """{doc}"""\n    model.eval()\n' + "\n".join("    " + line for line in body)
+    text = f'@torch.no_grad()\ndef evaluate(model):\n    """{doc}"""\n    model.eval()\n' + "\n".join("    " + line for line in body)
     script.define("evaluate", text)
 
 

@@ -635,7 +635,7 @@ def initialise_lazy(module: nn.Module, inputs: dict[str, Tensor]) -> None:
     """A lazy module gets its shapes from the self-test rows before weights can be loaded."""
     inputs = {name: tensor for name, tensor in inputs.items() if not name.startswith(RAW)}
     if inputs and any(isinstance(tensor, nn.parameter.UninitializedParameter) for tensor in module.parameters()):
-        with loop.evaluating(module, first=True):
+        with loop.evaluating(module):
             loop.forward(module, from_names(inputs))
 
 

@@ -239,15 +239,16 @@ def split_batch(batch: Batch, part_size: int, weigh: Callable[[Batch], Any]) -> 
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module, *, first: bool = False) -> Any:
-    """`eval()` and `inference_mode` inside; each module's own training flag as it was afterwards.
+def evaluating(model: nn.Module) -> Any:
+    """`eval()` and `no_grad` inside; each module's own training flag as it was afterwards.
 
-    `first=True`, for a model's first call, uses `no_grad`: what a lazy module (or a cache) makes there is trained later, which inference tensors refuse.
+    Not `inference_mode`: a forward that takes derivatives itself (physics-informed, under `torch.enable_grad()`) works as in a loop by hand, and what a lazy
+    module or a cache makes can be trained later.
     """
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad() if first else torch.inference_mode():
+        with torch.no_grad():
             yield
     finally:
         for module, flag in flags:

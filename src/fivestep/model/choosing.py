@@ -28,6 +28,9 @@ class Choice:
 MANY_NUMBERS = 50  # columns of numbers from which dropout is stronger: there is more to remember training rows by
 MOST_COSINES = 256  # columns of numbers that get cosines, which cost as much as the layers from about 100 on
 MOST_ONEHOT = 256  # categories in all columns: beyond, a matrix of zeros costs more memory and time than vectors looked up by code
+PLATEAU = 6  # epochs without gain until the rate is cut; training ends after twice as many
+MANY_ROWS = 10_000  # training rows from which a number of epochs known beforehand is worth more than waiting for plateaus
+ROWS_SEEN, MOST_EPOCHS, FEWEST_EPOCHS = 1_200_000, 60, 8  # there: a training row costs about 30 us of one core each time it is seen
 MOST_NUMBERS = 4096  # columns of numbers whose medians and quartiles stand in the recipe, which may have 1 MB
 
 
@@ -66,18 +69,22 @@ def for_tables(task: str | None, num_inputs: int | None, rows: int | None, num_n
         "cosine_outputs": 3 if (num_numbers or 0) <= MOST_COSINES else 0,
         "straight": 1,
     }
-    plateau, epochs = (6, 100) if rows < 50_000 else (3, 40) if rows < 150_000 else (2, 12)  # for time alone: epochs of many rows are many steps each
-    settings = {
-        "optimizer": {"name": "AdamW", "weight_decay": 1e-2},
-        "lr": 1e-3 if rows < 1_000 else 2e-3,
-        "scheduler": {"name": "ReduceLROnPlateau", "factor": 0.3, "patience": plateau - 1, "threshold": 0.0},
-        "batch_size": batch_size,
-        "epochs": epochs,
-        "patience": 2 * plateau,
-    }
+    settings: dict[str, Any] = {"optimizer": {"name": "AdamW", "weight_decay": 1e-2}, "batch_size": batch_size}
+    if rows < MANY_ROWS:
+        settings |= {
+            "lr": 1e-3 if rows < 1_000 else 2e-3,
+            "scheduler": {"name": "ReduceLROnPlateau", "factor": 0.3, "patience": PLATEAU - 1, "threshold": 0.0},
+            "epochs": 100,
+            "patience": 2 * PLATEAU,
+        }
+        course = f"AdamW at {settings['lr']:g}, cut to 0.3 of it after {PLATEAU} epochs without gain, at most 100 epochs"
+    else:
+        epochs = max(FEWEST_EPOCHS, min(MOST_EPOCHS, ROWS_SEEN // rows))
+        settings |= {"lr": 1e-2, "scheduler": {"name": "OneCycleLR", "pct_start": 0.1}, "epochs": epochs, "patience": None}  # the rate is low at the end alone
+        course = f"AdamW in one cycle up to {settings['lr']:g} over {epochs} epochs"
     sentence = (
         f'model="auto": a table{size}, so "ensemble": {args["members"]} networks of {" and ".join(map(str, args["widths"]))} units in one, their predictions '
-        f"averaged; batches of {batch_size}, AdamW at {settings['lr']:g}, cut to 0.3 of it after {plateau} epochs without gain, at most {epochs} epochs."
+        f"averaged; batches of {batch_size}, {course}."
     )
     return Choice("ensemble", args, sentence, settings)
 

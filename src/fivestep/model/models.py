@@ -217,13 +217,14 @@ class Ensemble(nn.Module):
         self.activation = getattr(nn, activation)()
         self.dropped_of_256 = round(256 * dropout)
 
-    def drop(self, features: Tensor) -> Tensor:
-        """Dropout in training, with one random byte a unit: torch's own spends over half of a step on drawing a double for each (0.9 against 2.2 ms)."""
+    def drop(self, features_mbi: Tensor) -> Tensor:
+        """Dropout in training. All members draw the same units, and each draw is one random byte: a mask of their own took a third of a step's time."""
         if not self.training or self.dropped_of_256 == 0:
-            return features
-        draws = torch.empty(-(-features.numel() // 8), dtype=torch.int64, device=features.device).random_(-(2**63), None)
-        kept = (draws.view(torch.uint8)[: features.numel()] >= self.dropped_of_256).view(features.shape)
-        return features * (kept * (256 / (256 - self.dropped_of_256))).to(features.dtype)
+            return features_mbi
+        shape = features_mbi.shape[1:]
+        draws = torch.empty(-(-shape.numel() // 8), dtype=torch.int64, device=features_mbi.device).random_(-(2**63), None)
+        kept_bi = (draws.view(torch.uint8)[: shape.numel()] >= self.dropped_of_256).view(shape)
+        return features_mbi * (kept_bi * (256 / (256 - self.dropped_of_256))).to(features_mbi.dtype)
 
     def forward(self, inputs: Tensor, codes: Tensor | None = None) -> Tensor:
         outputs_mbo = self.member_outputs(inputs, codes)
@@ -235,7 +236,7 @@ class Ensemble(nn.Module):
         numbers_bn = (inputs_bi.index_select(1, self.columns_n) - self.center_n) / self.scale_n  # type: ignore[arg-type]
         numbers_bn = numbers_bn / torch.sqrt(1 + (numbers_bn / 3).square())
         plain_bi = torch.cat([numbers_bn, inputs_bi.index_select(1, self.others)], dim=1)  # type: ignore[arg-type]
-        waves_mbnc = torch.cos(2 * math.pi * numbers_bn[None, :, :, None] * self.frequency_mnc[:, None] + self.phase_mnc[:, None])
+        waves_mbnc = torch.cos(torch.addcmul(self.phase_mnc[:, None], numbers_bn[None, :, :, None], 2 * math.pi * self.frequency_mnc[:, None]))
         waves_mbno = torch.einsum("mbnc,mnco->mbno", waves_mbnc, self.mix_mnco)
         features = [plain_bi.expand(self.members, -1, -1), waves_mbno.flatten(2)]
         if codes is not None:

@@ -15,10 +15,10 @@ import warnings
 import torch
 from torch import nn
 
-from fivestep import stacking
 from fivestep.data.batches import tensors_of
 from fivestep.data.data import Data, Splits
-from fivestep.stacking import Job
+from fivestep.experiments import stacking
+from fivestep.experiments.stacking import Job
 from fivestep.train import epochs
 from fivestep.train.population import Member, Population
 

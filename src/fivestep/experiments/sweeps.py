@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import json
 import math
 import sys
 import time as clock
@@ -22,14 +21,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from fivestep import files, stacking, variants, workflow
+from fivestep import files, workflow
 from fivestep.data.data import Data, Part, Splits, as_data, as_splits
 from fivestep.data.splits import fold_indices
-from fivestep.errors import DataError, FivestepError, SettingsError, TrainingError, UsageError
+from fivestep.errors import FivestepError, SettingsError, TrainingError, UsageError
+from fivestep.experiments import stacking, variants
+from fivestep.experiments.pruning import Halving, Prune
+from fivestep.experiments.stacking import Group, Job
+from fivestep.experiments.trials import Trial, begin_worker, fit_in, fit_job, job_name, objects_of, reopened, trial_of
 from fivestep.model import metrics as scoring
 from fivestep.model.building import nearest
 from fivestep.preparing import asked_settings
-from fivestep.pruning import Halving, Prune
 from fivestep.results import runs
 from fivestep.results.comparing import (
     Comparison,
@@ -45,13 +47,11 @@ from fivestep.results.comparing import (
     pareto,
     signed,
 )
-from fivestep.results.measuring import Measurement, main_metric, measure, measure_all
+from fivestep.results.measuring import measure, measure_all
 from fivestep.results.run import Run
 from fivestep.settings import record
-from fivestep.stacking import Group, Job
 from fivestep.train import checkpoints
 from fivestep.train.population import Unstackable
-from fivestep.trials import Trial, begin_worker, fit_in, fit_job, job_name, objects_of, reopened, trial_of
 
 FORMAT = 1
 
@@ -104,7 +104,7 @@ def sweep(
     if storage is not None and search != "optuna":
         raise UsageError("storage= is where an Optuna study is kept: give search='optuna' too. Every other sweep is kept in its folder.")
     if search == "optuna":
-        from fivestep.studies import run_study
+        from fivestep.experiments.studies import run_study
 
         return run_study(Sweep("sweep", make_model, [], [], splits, given, []), over or {}, chosen_seeds, trials=trials, storage=storage)
     drawn = search == "random" or trials is not None
@@ -167,65 +167,6 @@ def cross_validate(
         jobs.append(Job(0, seed, given, Splits._of(parts, how=rows, options=options, groups=group, times=time), number_))
     made = Sweep("cross-validation", model, [{}], [given], data, given, jobs)
     return made.run(stack=stack, same_order=False, workers=workers)
-
-
-def compare(*runs_or_folders: Any, split: str = "val", metric: str | None = None, **objects: Any) -> Comparison:
-    """Runs beside each other on the same rows: each score with its interval, and its difference to the best, paired by row and seed.
-
-    `runs_or_folders` are runs, their folders, or results of `cross_validate` on the same folds. Runs with the same settings but other seeds are one variant;
-    a variant with one seed is never called better or worse. `metric` is "loss" or a metric's name; by default the loss where all runs have the same one, else
-    the first metric of the task. `split="test"` counts a look for each run. `objects` are what `resume` takes where a folder cannot hold it.
-    """
-    if len(runs_or_folders) < 2:
-        raise UsageError("compare needs at least two runs: fs.compare(run, other), or fivestep compare RUN RUN.")
-    if all(isinstance(one, Sweep) for one in runs_or_folders):
-        return compare_folds(runs_or_folders)
-    opened = [one if isinstance(one, Run) else reopened(one, **objects) for one in runs_or_folders]
-    first = opened[0].splits.part(split)
-    for one in opened[1:]:
-        part = one.splits.part(split)
-        if part.data.fingerprint != first.data.fingerprint or not torch.equal(part.indices, first.indices):
-            raise DataError(
-                f"The {split} rows of these runs are not the same ({len(first):,} and {len(part):,} rows), so their scores cannot be paired: a difference "
-                "between them could be one of the rows. Train both on the same splits."
-            )
-    if metric is None:
-        losses = {json.dumps(record(one.settings.asked.get("loss", one.settings.chosen.get("loss"))), sort_keys=True) for one in opened}
-        metric = "loss" if len(losses) == 1 else main_metric(opened[0])
-    if split == "test":
-        for one in opened:
-            runs.count_look(one.folder, one.splits.fingerprint, "test")
-    by_settings: dict[str, list[Run]] = {}
-    for one in opened:
-        facts = {key: value for key, value in one.settings.asked.items() if key not in ("seed", "folder", "name")} | {"model": model_facts(one)}
-        by_settings.setdefault(json.dumps(facts, sort_keys=True, default=str), []).append(one)
-    tables = [json.loads(key) for key in by_settings]
-    differing = [key for key in dict.fromkeys(key for table in tables for key in table) if len({json.dumps(table.get(key)) for table in tables}) > 1]
-    measured = []
-    higher = False
-    for table, alike in zip(tables, by_settings.values()):
-        found = [measure(one, metric, split) for one in alike]
-        higher = found[0].higher_is_better
-        name = variants.label({key: flat(table.get(key)) for key in differing}) if differing else "as given"
-        if alike[0].folder is not None and len(alike) == 1:
-            name = f"{alike[0].folder.name} ({name})"
-        names = tuple(one.settings.asked.get("seed", 0) for one in alike)
-        measured.append(measured_of(name, found, names if len(set(names)) == len(names) else tuple(range(len(alike)))))
-    return compare_measured(measured, metric=metric, higher_is_better=higher, split=split)
-
-
-def compare_folds(results: Sequence[Sweep]) -> Comparison:
-    """Cross-validations of several models on the same folds, fold by fold."""
-    if any(one.kind != "cross-validation" for one in results):
-        raise UsageError("compare takes runs, or results of cross_validate; a sweep has its own table: sweep.table, sweep.comparison.")
-    prints = {tuple(job.splits.fingerprint for job in one.jobs) for one in results}
-    if len(prints) > 1:
-        raise DataError("These cross-validations held out different rows. Use the same data, folds and seed for both.")
-    metrics = {one.metric for one in results}
-    if len(metrics) > 1:
-        raise UsageError(f"These cross-validations were scored by {', '.join(sorted(metrics))}; give the same monitor= to both.")
-    measured = [replace(one.measured[0], name=f"{position + 1}: {model_name(one.make_model)}") for position, one in enumerate(results)]
-    return compare_measured(measured, metric=results[0].metric, higher_is_better=results[0].higher_is_better, split="held-out folds")
 
 
 # -- what a sweep is -------------------------------------------------------------------------------------------------------------------------------------------
@@ -588,12 +529,6 @@ class Sweep:
 # -- small things ------------------------------------------------------------------------------------------------------------------------------------------------
 
 
-def measured_of(name: str, found: Sequence[Measurement], replicates: tuple[Any, ...]) -> Measured:
-    values = torch.tensor([one.value for one in found], dtype=torch.float64)
-    resampled = torch.stack([one.resampled for one in found if one.resampled is not None]) if all(one.resampled is not None for one in found) else None
-    return Measured(name, values, resampled, replicates, min(one.num_independent for one in found))
-
-
 def checked(fit_settings: dict[str, Any]) -> dict[str, Any]:
     allowed = workflow.defaults()
     for key in fit_settings:
@@ -613,18 +548,3 @@ def read_seeds(seeds: int | Sequence[int], first: int) -> list[int]:
 
 def model_name(make_model: Any) -> str:
     return make_model if isinstance(make_model, str) else getattr(make_model, "__name__", type(make_model).__name__)
-
-
-def model_facts(run: Run) -> dict[str, Any]:
-    recipe = run.settings.model
-    return {key: recipe[key] for key in ("name", "class", "qualname", "args") if key in recipe}
-
-
-def flat(value: Any) -> Any:
-    """A setting as one short word for a table."""
-    if isinstance(value, dict):
-        inner = {key: flat(one) for key, one in value.items() if key not in ("num_inputs", "num_outputs", "num_categories")}
-        name = inner.pop("name", inner.pop("qualname", inner.pop("import", None)))
-        arguments = ",".join(f"{key}={one}" for key, one in inner.items())
-        return f"{name}({arguments})" if name and arguments else name or arguments
-    return value

@@ -18,13 +18,13 @@ import torch
 
 from fivestep import workflow
 from fivestep.errors import DataError, FindingsError, FivestepError, Interrupted, MissingInputError, NonFiniteError, SettingsError, UsageError
-from fivestep.pruning import Prune, Pruned, watcher
+from fivestep.experiments.pruning import Prune, Pruned, watcher
+from fivestep.experiments.stacking import Job
 from fivestep.results import runs
 from fivestep.results.comparing import finite
 from fivestep.results.measuring import SAMPLES, Measurement, measure
 from fivestep.results.run import Run
 from fivestep.resuming import is_object
-from fivestep.stacking import Job
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from torch import nn
 
 from fivestep import workflow
 from fivestep.data.batches import tensors_of
+from fivestep.experiments.pruning import Prune
 from fivestep.feeding import evaluation_batches, evaluation_rows, weigher
 from fivestep.preparing import Session, prepare
-from fivestep.pruning import Prune
 from fivestep.settings import record
 from fivestep.train import loop
 from fivestep.train.population import Member, Population, Unstackable, Validation, peak_bytes, why_alone

@@ -12,7 +12,9 @@ from fivestep import workflow
 from fivestep.data.data import Splits
 from fivestep.preparing import Session, prepare
 from fivestep.train import epochs
-from fivestep.train.population import Member, Population, Stack, Streams, Unstackable, peak_bytes, why_alone
+from fivestep.train.population import Member, Population, why_alone
+from fivestep.train.stack import Stack, Streams
+from fivestep.train.tracing import Unstackable, peak_bytes
 
 
 @pytest.fixture

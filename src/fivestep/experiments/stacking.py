@@ -24,7 +24,8 @@ from fivestep.feeding import evaluation_batches, evaluation_rows, weigher
 from fivestep.preparing import Session, prepare
 from fivestep.settings import record
 from fivestep.train import loop
-from fivestep.train.population import Member, Population, Unstackable, Validation, peak_bytes, why_alone
+from fivestep.train.population import Member, Population, Validation, why_alone
+from fivestep.train.tracing import Unstackable, peak_bytes
 
 # What may differ between members of one stack: numbers beside each weight, and what each member's own objects decide.
 NUMBERS = ("lr", "seed", "scheduler", "clip_norm", "patience")

@@ -51,7 +51,7 @@ from fivestep.results.measuring import measure, measure_all
 from fivestep.results.run import Run
 from fivestep.settings import record
 from fivestep.train import checkpoints
-from fivestep.train.population import Unstackable
+from fivestep.train.tracing import Unstackable
 
 FORMAT = 1
 

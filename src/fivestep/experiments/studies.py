@@ -45,7 +45,7 @@ def run_study(made: Any, over: Mapping[str, Any], seeds: list[int], *, trials: i
     made.jobs = [Job(0, seed, settings, splits) for seed in seeds]
     direction = "maximize" if made.higher_is_better else "minimize"
     quiet = given.get("quiet", False)
-    with made._locked_folder(lambda text: None) if storage is None else shared_folder(made):
+    with made.locked_folder(lambda text: None) if storage is None else shared_folder(made):
         if storage is None and made.folder is not None:
             storage = made.folder / "study.journal"
         optuna.logging.set_verbosity(optuna.logging.WARNING)

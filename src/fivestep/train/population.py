@@ -148,14 +148,16 @@ class Population:
     """K members trained in the same steps. `run()` moves all of them to the end of their runs.
 
     `shared`: all members see the batches of the first one; else each has its own rows and order. `prune(epoch, {member: monitored value})` may name members that
-    are to stop after this epoch. Raises Unstackable (from `prepare`) with the reason.
+    are to stop after this epoch. `after_epoch(population)` is called at the edge of each epoch that another one follows: there `population_state` can capture
+    everything; what it raises ends the run. Raises Unstackable (from `prepare`) with the reason.
     """
 
     def __init__(
         self, members: Sequence[Member], *, shared: bool, validation: Validation | None = None, compile_step: bool = False,
-        prune: Callable[[int, dict[int, float]], set[int]] | None = None,
+        prune: Callable[[int, dict[int, float]], set[int]] | None = None, after_epoch: Callable[[Population], None] | None = None,
     ):  # fmt: skip
-        self.members, self.prune = list(members), prune
+        self.members, self.prune, self.after_epoch = list(members), prune, after_epoch
+        self.epoch = 0  # whole epochs that are done
         self.shared, self.validation, self.compile_step = shared, validation, compile_step
         reason = why_alone(self.members)
         if reason is not None:
@@ -314,15 +316,16 @@ class Population:
         began = time.perf_counter()
         first = self.members[0].plan
         for member in self.members:
-            epochs.notify(member.plan, RunStarted(first.epochs, first.batches.steps(0), 0))
+            epochs.notify(member.plan, RunStarted(first.epochs, first.batches.steps(0), self.epoch))
             member.training.optimizer._opt_called = True  # else torch's schedulers warn that the optimizer itself has not moved
         try:
-            for epoch in range(first.epochs):
-                self._epoch(epoch)
-                if not self.running():
-                    break
-                if 2 * len(self.running()) <= self.stack.K:
-                    self.cut(epoch)
+            while self.epoch < first.epochs and self.running():
+                self._epoch(self.epoch)
+                self.epoch += 1
+                if self.running() and 2 * len(self.running()) <= self.stack.K:
+                    self.cut()
+                if self.after_epoch is not None and self.epoch < first.epochs and self.running():
+                    self.after_epoch(self)
         finally:
             self.release()
         for member in self.members:
@@ -469,12 +472,20 @@ class Population:
         state = member.training.model.state_dict(keep_vars=True)
         member.training.best_state = {key: own[names[id(tensor)]].clone() for key, tensor in state.items() if id(tensor) in names}
 
-    def cut(self, epoch: int) -> None:
-        """Members that have stopped leave the stack, and the graphs are traced again for those that are left."""
+    def cut(self) -> None:
+        """Members that have stopped leave the stack; the others go on in a smaller one."""
         keep = self.running()
         for position in range(self.stack.K):
             if position not in keep:
                 self._take_best(position)
+        self.keep_only([self.alive[position] for position in keep])
+        self.report.cuts.append((self.epoch, len(keep)))
+
+    def keep_only(self, members: Sequence[int]) -> None:
+        """Only these members stay in the stack, and the graphs are traced again for them; the others' modules own their tensors."""
+        if list(members) == self.alive:
+            return
+        keep = [self.alive.index(k) for k in members]
         stack = self.stack
         self.optimizer.cut(keep, lambda tensor: stack.kept(tensor, keep))
         if self.best is not None:
@@ -482,14 +493,13 @@ class Population:
             self.best = stack.kept(self.best, keep)
             self.best_held = [tensor.index_select(0, chosen) for tensor in self.best_held]
         stack.cut(keep)
-        self.alive = [self.alive[position] for position in keep]
+        self.alive = list(members)
         self.template = self.members[self.alive[0]].training.model
         self.frozen = tuple(self.members[self.alive[0]].plan.frozen)
         self.streams = Streams([self.members[k].plan.seed for k in self.alive], self.device)
         self.optimizer._index()
         self._read_clipping()
         self.graphs.clear()
-        self.report.cuts.append((epoch + 1, len(keep)))
 
     def release(self) -> None:
         """Every module owns its tensors again, and the best weights are the members' own."""

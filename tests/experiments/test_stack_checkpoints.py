@@ -47,6 +47,7 @@ SCRIPT = """
     settings = {
         "stopping": dict(over={"lr": [0.0, 1e-9, 0.01, 0.1], "patience": [2]}, optimizer="AdamW", scheduler={"name": "StepLR", "step_size": 4}, epochs=12),
         "halving": dict(over={"lr": [0.1, 0.03, 1e-6, 1e-5, 1e-4, 1e-7]}, optimizer={"name": "SGD", "momentum": 0.9}, search="halving", epochs=9),
+        "past its best": dict(over={"lr": [0.3, 1.0, 2.0]}, optimizer="AdamW", patience=None, epochs=12),
     }[sys.argv[5]]
     found = fs.sweep(Net, splits, folder=folder, quiet=False, observers=[see], checkpoint="epoch", device="cpu", stack=True, checks=False, batch_size=16, **settings)
     print([(trial.status, trial.epochs, trial.value, trial.weights_sha256, trial.how) for trial in found.trials])
@@ -67,14 +68,16 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def straight(script: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    done = {kind: swept(script, tmp_path_factory.mktemp("straight"), kind) for kind in ("stopping", "halving")}
+    done = {kind: swept(script, tmp_path_factory.mktemp("straight"), kind) for kind in ("stopping", "halving", "past its best")}
     assert all(one.returncode == 0 for one in done.values()), done
     return {kind: one.stdout for kind, one in done.items()}
 
 
 # "stopping": two of four stop after epoch 3 and the stack is cut, so an epoch is 4 events until then and 2 after. "halving": six members, four leave after epoch 1.
+# "past its best": the best weights are those of an epoch long before the kill.
 @pytest.mark.parametrize(
-    ("kind", "kill_at", "kept", "epoch"), [("stopping", 7, -1, 1), ("stopping", 17, -1, 5), ("halving", 9, -1, 2), ("stopping", -1, 2, 11)]
+    ("kind", "kill_at", "kept", "epoch"),
+    [("stopping", 7, -1, 1), ("stopping", 17, -1, 5), ("halving", 9, -1, 2), ("past its best", 31, -1, 10), ("stopping", -1, 2, 11)],
 )
 def test_a_sweep_killed_while_stacked_loses_at_most_the_interval_and_ends_in_the_same_bits(
     script: Path, straight: dict[str, str], tmp_path: Path, kind: str, kill_at: int, kept: int, epoch: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,3 +83,22 @@ def test_a_function_of_ones_own_gets_a_scaled_target_back_in_its_unit() -> None:
     scores = run.evaluate("test")
     assert scores["away"].value == pytest.approx(scores["mae"].value, rel=1e-5)
     assert run.history[-1]["away"] == pytest.approx(run.history[-1]["mae"], rel=1e-5)
+
+
+def test_class_numbers_in_a_distance_over_several_outputs_stop_before_the_first_step(tmp_path: Path) -> None:
+    x, y = rows()
+    splits = fs.Data.arrays(x, y).split()
+    with pytest.raises(fs.FindingsError, match="CrossEntropyLoss") as stopped:
+        fs.fit(nn.Linear(3, 2), splits, loss="MSELoss", folder=tmp_path, quiet=True, device="cpu", epochs=2)
+    assert [finding.code for finding in stopped.value.findings if finding.severity == "error"] == ["L32"]
+    assert not any(path.is_dir() for path in tmp_path.iterdir())
+    right = fs.check(nn.Linear(3, 2), splits, loss="CrossEntropyLoss", optimizer="SGD", lr=0.1, epochs=20)
+    assert "L32" not in {finding.code for finding in right}
+
+
+def test_a_loss_of_the_users_own_that_raises_is_only_noted() -> None:
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("not today")
+
+    found = fs.check(nn.Linear(3, 2), fs.Data.arrays(*rows()).split(), loss=loss)
+    assert all(finding.severity != "error" for finding in found) and any("not today" in finding.what for finding in found if finding.code == "C00")

@@ -32,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(argv: list[str]) -> int:
     """Run one command; returns the exit code. Nothing a user, a file or a disk does ends in a traceback, unless --debug asks for it."""
-    debug = "--debug" in argv
-    argv = [word for word in argv if word != "--debug"]
+    debug, quiet = "--debug" in argv, "--quiet" in argv
+    argv = [word for word in argv if word not in ("--debug", "--quiet")]
     as_json = "--json" in argv
     import typer
 
@@ -45,7 +45,7 @@ def run(argv: list[str]) -> int:
         from fivestep.apps.commands import app
 
         with signals.listening():
-            result = app(argv or ["--help"], standalone_mode=False)
+            result = app(argv or ["--help"], standalone_mode=False, obj=quiet)
         sys.stdout.flush()  # a full disk under "> file" is told here, not by Python at its exit
         return result if isinstance(result, int) else 0
     except typer.Exit as stop:

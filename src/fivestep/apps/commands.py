@@ -6,20 +6,28 @@ torch takes a second to import, so each command imports what it needs when it ru
 from __future__ import annotations
 
 import contextlib
-import errno
+import functools
 import json
-import os
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from fivestep.errors import CannotCreateError, DataError, FivestepError, MissingInputError, StorageError, UsageError
-
-DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # exit 74; every other refusal to open is "cannot create", exit 73
+from fivestep.apps.arguments import (
+    columns_of,
+    data_and_splits,
+    known_options,
+    load_model,
+    near_codes,
+    put_together,
+    read_over,
+    target_names,
+    unknown_settings,
+)
+from fivestep.apps.predicting import predict_file, predicted_chunks
+from fivestep.errors import DataError, MissingInputError, UsageError
 
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -30,30 +38,32 @@ app = typer.Typer(
     help="Any PyTorch model through the whole workflow.",
 )
 
+# --quiet and --debug are taken by `cli.run` before a command sees its words; `context.obj` says whether it is to be quiet.
+command = functools.partial(app.command, epilog="Everywhere: --quiet shows no progress and no notes; --debug shows where an error happened.")
+
 Target = Annotated[str | None, typer.Option(help="The column to predict; several with commas.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Any setting: optimizer.momentum=0.9, model.width=64, data.missing=?, split.group=patient")]
 Config = Annotated[str | None, typer.Option(help="Settings from run.toml or RUN/settings.json.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as one JSON object on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 
 
-@app.command()
+@command()
 def fit(
+    context: typer.Context,
     data: Annotated[str, typer.Argument(help="CSV, TSV or Parquet file, or a folder of images.")],
     target: Target = None,
     val: Annotated[str | None, typer.Option(help="Validation rows in a file of their own.")] = None,
     test: Annotated[str | None, typer.Option(help="Test rows in a file of their own.")] = None,
     model: Annotated[str | None, typer.Option(help="auto, linear, mlp, resnet, cnn, or FILE.py:CLASS")] = None,
-    epochs: Annotated[int | None, typer.Option()] = None,
-    lr: Annotated[float | None, typer.Option()] = None,
-    batch_size: Annotated[int | None, typer.Option()] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training rows, at most.")] = None,
+    lr: Annotated[float | None, typer.Option(help="The optimizer's learning rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows of a step.")] = None,
     folder: Annotated[str | None, typer.Option(help="Where runs are kept (default: runs).")] = None,
     name: Annotated[str | None, typer.Option(help="The run's name; default: the file's name and a number.")] = None,
     config: Config = None,
     set_: SetOption = None,
     ignore: Annotated[list[str] | None, typer.Option(help="A finding's code not to be looked for.")] = None,
     as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Split, check, train, score validation, save the model."""
     from fivestep import workflow
@@ -67,7 +77,7 @@ def fit(
         raise UsageError(f"Which column is to be predicted? Name it: --target COLUMN.{columns_of(data, options)}")
     unknown_settings(settings)
     splits = data_and_splits(data, options, split, val, test)
-    run = workflow.fit(model or named_model or "auto", splits, quiet=quiet, **settings)
+    run = workflow.fit(model or named_model or "auto", splits, quiet=context.obj, **settings)
     scores = run.evaluate("val" if splits.val is not None else "train")
     report = None
     if run.folder is not None:
@@ -93,22 +103,22 @@ def fit(
             print("next   " + "\n       ".join(commands))
 
 
-@app.command()
+@command()
 def resume(
+    context: typer.Context,
     run: Annotated[str, typer.Argument(help="The folder of a run that was stopped or killed, or is to become longer.")],
     epochs: Annotated[int | None, typer.Option(help="Train up to so many epochs in all.")] = None,
     model_class: Annotated[str | None, typer.Option("--model", help="FILE.py:CLASS of a model of your own that cannot be found again.")] = None,
     allow_inexact: Annotated[bool, typer.Option("--allow-inexact", help="Go on though another torch or device may give other bits.")] = False,
     as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
-    """Go on from the newest checkpoint, to the same bits as if the run had never stopped."""
+    """Go on from the newest checkpoint, to the bits of a run unstopped."""
     from fivestep import workflow
     from fivestep.model.building import load_file_class
     from fivestep.results import runs
 
     objects = {"model": load_file_class(model_class)} if model_class else {}
-    ended = workflow.resume(run, epochs=epochs, allow_inexact=allow_inexact, quiet=quiet, **objects)
+    ended = workflow.resume(run, epochs=epochs, allow_inexact=allow_inexact, quiet=context.obj, **objects)
     scores = ended.evaluate("val" if ended.splits.val is not None else "train")
     if not (Path(run) / "scores.json").exists() or epochs is not None:
         runs.write(Path(run), "scores.json", scores.to_json())
@@ -119,8 +129,9 @@ def resume(
     print(f"\nrun    {run}\nmodel  {run}/model.fivestep")
 
 
-@app.command()
+@command()
 def sweep(
+    context: typer.Context,
     data: Annotated[str, typer.Argument(help="CSV, TSV or Parquet file, or a folder of images.")],
     target: Target = None,
     over: Annotated[
@@ -132,15 +143,17 @@ def sweep(
     storage: Annotated[str | None, typer.Option(help="Of an Optuna study: a journal file or a database's URL.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes for what is not stacked.")] = None,
     model: Annotated[str | None, typer.Option(help="auto, linear, mlp, resnet, cnn, or FILE.py:CLASS")] = None,
-    epochs: Annotated[int | None, typer.Option()] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training rows, at most.")] = None,
     folder: Annotated[str | None, typer.Option(help="Where runs are kept (default: runs).")] = None,
     name: Annotated[str | None, typer.Option(help="The sweep's name; default: sweep and a number.")] = None,
     config: Config = None,
     set_: SetOption = None,
     as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
-    """Train many variants, say what helped and what could be luck, and train the best again as one run."""
+    """Train many variants; say what helped and what could be luck.
+
+    The best is trained again alone, as a run to keep.
+    """
     from fivestep import experiments
 
     settings, options, split, named_model = put_together(config, set_, epochs=epochs, folder=folder, name=name)
@@ -154,7 +167,7 @@ def sweep(
     splits = data_and_splits(data, options, split, None, None)
     found = experiments.sweep(
         model or named_model or "auto", splits, dict(map(read_over, over)), seeds=seeds, search=search, trials=trials, storage=storage, workers=workers,
-        quiet=quiet, **settings,
+        quiet=context.obj, **settings,
     )  # fmt: skip
     best = found.best
     if as_json:
@@ -168,22 +181,23 @@ def sweep(
             print(f"next   fivestep evaluate {best.folder} --split test")
 
 
-@app.command()
+@command()
 def compare(
     paths: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of runs on the same rows.")],
     split: Annotated[str, typer.Option(help="val, or test (which counts as a look for each run).")] = "val",
     metric: Annotated[str | None, typer.Option(help="loss, or a metric's name.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Runs beside each other, paired by row and seed: what is better, and what could be luck."""
+    """Runs paired by row: what is better, and what could be luck."""
     from fivestep import experiments
 
     compared = experiments.compare(*paths, split=split, metric=metric)
     emit(compared.to_json()) if as_json else print(compared)
 
 
-@app.command()
+@command()
 def predict(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="A run or an artifact.")],
     file: Annotated[str, typer.Argument(help="CSV, TSV or Parquet with the same columns.")],
     output: Annotated[str | None, typer.Option("--output", "-o", help="Where predictions go (.csv or .parquet); default: CSV on stdout.")] = None,
@@ -191,7 +205,6 @@ def predict(
     model_class: Annotated[str | None, typer.Option("--model", help="FILE.py:CLASS of a model of your own.")] = None,
     sha256: Annotated[str | None, typer.Option("--expect-sha256", help="SHA-256 that MANIFEST.json must have.")] = None,
     as_json: AsJson = False,
-    quiet: Quiet = False,
 ) -> None:
     """Predict the rows of a file, in its order, streaming."""
     loaded = load_model(model, model_class, sha256)
@@ -203,7 +216,7 @@ def predict(
         emit({"rows": len(frame), "predictions": frame.to_dict(as_series=False), "notes": list(notes)})
         return
     written = predict_file(loaded, file, output, probabilities, notes)
-    if not quiet:
+    if not context.obj:
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
         if output is not None:
@@ -212,7 +225,7 @@ def predict(
         emit({"output": output, "rows": written, "notes": list(notes)})
 
 
-@app.command()
+@command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="A run or an artifact.")],
     file: Annotated[str | None, typer.Argument(help="A file with the target's column.")] = None,
@@ -220,7 +233,7 @@ def evaluate(
     model_class: Annotated[str | None, typer.Option("--model", help="FILE.py:CLASS of a model of your own.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Scores with intervals and a no-skill baseline; looks at the test split are counted."""
+    """Scores with intervals beside no skill; test looks are counted."""
     if file is not None and split is not None:
         raise UsageError(f"Two things to score: the file {file} and --split {split}. Name one of them.")
     loaded = load_model(model, model_class, None)
@@ -233,7 +246,7 @@ def evaluate(
     emit(scores.to_json()) if as_json else print_scores(scores)
 
 
-@app.command()
+@command()
 def check(
     file: Annotated[str, typer.Argument(help="CSV, TSV or Parquet file.")],
     target: Target = None,
@@ -241,7 +254,7 @@ def check(
     set_: SetOption = None,
     as_json: AsJson = False,
 ) -> int:
-    """All problems of a file in one pass, and how each column is read."""
+    """All problems of a file in one pass; how each column is read."""
     from fivestep.data.columns import inspect_file
 
     _, options, _, _ = put_together(config, set_)
@@ -263,9 +276,9 @@ def check(
     return 65 if report.problems else 0
 
 
-@app.command()
+@command()
 def explain(code: Annotated[str, typer.Argument(help="The code of a finding, such as O01.")], as_json: AsJson = False) -> None:
-    """What a finding means, why it matters, and the mistake beside its mend."""
+    """What a finding means, and the mistake beside its mend."""
     from fivestep.checks.catalogue import CATALOGUE
 
     rule = CATALOGUE.get(code.upper())
@@ -277,7 +290,7 @@ def explain(code: Annotated[str, typer.Argument(help="The code of a finding, suc
         print(rule)
 
 
-@app.command()
+@command()
 def show(what: Annotated[str, typer.Argument(help="A run or an artifact.")], as_json: AsJson = False) -> None:
     """What a run or an artifact holds."""
     facts = describe_path(Path(what))
@@ -287,13 +300,16 @@ def show(what: Annotated[str, typer.Argument(help="A run or an artifact.")], as_
     for key, value in facts.items():
         if value is not None:
             print(
-                f"{key:14}{', '.join(f'{k}={short(v)}' for k, v in value.items()) if isinstance(value, dict) else f'{value:,}' if isinstance(value, int) else value}"
+                f"{key:16}{', '.join(f'{k}={short(v)}' for k, v in value.items()) if isinstance(value, dict) else f'{value:,}' if isinstance(value, int) else value}"
             )
 
 
-@app.command()
+@command()
 def verify(what: Annotated[str, typer.Argument(help="A run or an artifact.")], as_json: AsJson = False) -> int:
-    """Every byte of a run (checkpoints, history, records, model) or of an artifact; exit 66 where something is damaged."""
+    """Check every byte of a run or an artifact; exit 66 if damaged.
+
+    Of a run: checkpoints, history, records and model.
+    """
     from fivestep import workflow
 
     found = workflow.verify(what)
@@ -305,14 +321,14 @@ def verify(what: Annotated[str, typer.Argument(help="A run or an artifact.")], a
     return 66 if damage else 0
 
 
-@app.command()
+@command()
 def report(
     run: Annotated[str, typer.Argument(help="The folder of a run whose data can be read again.")],
     output: Annotated[str | None, typer.Option("--output", "-o", help="Where the report goes (default: RUN/report.html).")] = None,
     model_class: Annotated[str | None, typer.Option("--model", help="FILE.py:CLASS of a model of your own.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What was trained, how good it is and where it errs, as one HTML file that works offline."""
+    """One HTML file: what was trained, how good it is, where it errs."""
     from fivestep import workflow
     from fivestep.model.building import load_file_class
 
@@ -321,14 +337,14 @@ def report(
     emit({"run": run, "report": str(written)}) if as_json else print(written)
 
 
-@app.command()
+@command()
 def eject(
     run: Annotated[str, typer.Argument(help="The folder of a finished run.")],
     output: Annotated[str, typer.Option("--output", "-o", help="The script to write; its files stand beside it.")] = "train.py",
     model_class: Annotated[str | None, typer.Option("--model", help="FILE.py:CLASS of a model of your own that cannot be found again.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The run as one script of plain PyTorch that ends in the same weights."""
+    """The run as one plain PyTorch script that ends in its weights."""
     from fivestep import workflow
     from fivestep.model.building import load_file_class
 
@@ -337,13 +353,13 @@ def eject(
     emit({"script": written[0], "files": written[1:]}) if as_json else print("\n".join(written))
 
 
-@app.command()
+@command()
 def reproduce(
     run: Annotated[str, typer.Argument(help="The folder of a finished run.")],
     model_class: Annotated[str | None, typer.Option("--model", help="FILE.py:CLASS of a model of your own that cannot be found again.")] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Fit again from the record and compare the weights; exit code 70 where they differ."""
+    """Fit again from the record; exit 70 where the weights differ."""
     from fivestep import workflow
     from fivestep.model.building import load_file_class
 
@@ -357,12 +373,12 @@ def reproduce(
     return 0 if same else 70
 
 
-@app.command()
-def demo(folder: Annotated[str, typer.Option(help="Where the runs are kept.")] = "runs", as_json: AsJson = False, quiet: Quiet = False) -> None:
-    """The whole workflow on real data that comes with fivestep: penguins as a table, digits as images."""
+@command()
+def demo(context: typer.Context, folder: Annotated[str, typer.Option(help="Where the runs are kept.")] = "runs", as_json: AsJson = False) -> None:
+    """The whole workflow on a table and on images that come along."""
     from fivestep.apps.demo import run_demo
 
-    results = run_demo(folder, quiet=quiet, as_json=as_json)
+    results = run_demo(folder, quiet=context.obj, as_json=as_json)
     if as_json:
         emit(results)
 
@@ -370,127 +386,6 @@ def demo(folder: Annotated[str, typer.Option(help="Where the runs are kept.")] =
 @app.callback()
 def options() -> None:
     """Results on stdout, messages on stderr; --debug shows where an error happened."""
-
-
-def put_together(config: str | None, assignments: list[str] | None, **given: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], Any]:
-    """-> (settings of fit, options of Data.table, options of split, model): the config file, then --set, then the options that were typed."""
-    from fivestep import settings
-
-    table: dict[str, Any] = settings.read_config(config) if config else {}
-    recorded = table.pop("recorded_data", {})
-    recorded_model = table.pop("recorded_model", {})
-    for assignment in assignments or []:
-        path, value = settings.parse_assignment(assignment)
-        settings.put(table, path, value)
-    table |= {key: value for key, value in given.items() if value is not None}
-    data = dict(recorded.get("options", {})) | dict(table.pop("data", {}))
-    earlier = recorded.get("split_options", {})
-    split = ({"seed": earlier["seed"]} if earlier.get("given") else earlier) | dict(table.pop("split", {}))
-    if isinstance(data.get("missing"), (str, int)):
-        data["missing"] = [str(data["missing"])]
-    if isinstance(data.get("drop"), str):
-        data["drop"] = [data["drop"]]
-    model_table = table.pop("model", None)
-    model: Any = None
-    if isinstance(model_table, dict):
-        model = model_table.pop("name", None)
-        if model_table:
-            table["model_args"] = dict(table.get("model_args", {})) | model_table
-    elif model_table is not None:
-        model = model_table
-    if model is None and recorded_model:
-        model = recorded_model.get("name") or f"{recorded_model.get('file')}:{recorded_model.get('qualname')}"
-        table["model_args"] = dict(recorded_model.get("args", {})) | dict(table.get("model_args", {}))
-    return table, data, split, model
-
-
-def read_over(text: str) -> tuple[str, Any]:
-    """`lr=0.1,0.01` -> ("lr", [0.1, 0.01]); `lr=1e-4..1e-1` is a distribution, on a logarithmic scale where it spans more than two decades."""
-    from fivestep.settings import parse_value
-
-    name, equals, values = text.partition("=")
-    if not equals or not name.strip() or not values.strip():
-        raise UsageError(f"--over {text!r}: write a setting and its values, for example --over lr=0.1,0.01")
-    low, dots, high = values.partition("..")
-    if dots:
-        bounds = [parse_value(low.strip()), parse_value(high.strip())]
-        if not all(isinstance(bound, (int, float)) and not isinstance(bound, bool) for bound in bounds):
-            raise UsageError(f"--over {text!r}: a range is two numbers, for example --over lr=1e-4..1e-1")
-        whole = all(isinstance(bound, int) for bound in bounds)
-        return name.strip(), {"low": bounds[0], "high": bounds[1], "log": 0 < 100 * bounds[0] <= bounds[1], "int": whole}
-    parsed = parse_value(values.strip())
-    if isinstance(parsed, (list, tuple)):
-        return name.strip(), list(parsed)
-    return name.strip(), [parse_value(value.strip()) for value in values.split(",")]
-
-
-def data_and_splits(source: str, data: dict[str, Any], split: dict[str, Any], val: str | None, test: str | None) -> Any:
-    from fivestep.data.data import Data, Splits
-
-    for path in (val, test):
-        if path is not None and not Path(path).exists():
-            raise MissingInputError(f"There is no file or folder {path}.")
-    known_options(split, "split")
-    if not Path(source).exists():
-        raise MissingInputError(f"There is no file or folder {source}.")
-    if Path(source).is_dir():
-        others = [key for key in data if key != "size"]
-        if others:
-            raise UsageError(f"{source} is a folder of images, whose classes are the names of its folders; data.{others[0]} is an option of tables.")
-        made = Data.images(source, **data)
-    else:
-        known_options(data, "data")
-        made = Data.table(source, **data)
-    if test or val:
-        chosen = [key for key, value in split.items() if key not in ("seed", "shuffle") and value]
-        if chosen:
-            raise UsageError(f"split.{chosen[0]} divides one file, and --val or --test name files that are divided already. Leave one of the two out.")
-        read = (lambda path: Data.images(path, **data)) if Path(source).is_dir() else (lambda path: Data.table(path, **data))
-        return Splits(made, val=read(val) if val else 0.15, test=read(test) if test else None)
-    return made.split(**split)
-
-
-def known_options(options: dict[str, Any], part: str) -> None:
-    """Refuse an option that Data.table (part "data") or split (part "split") does not have."""
-    import inspect
-
-    from fivestep.data.data import Data
-    from fivestep.model.building import nearest
-
-    allowed = [key for key in inspect.signature(Data.table if part == "data" else Data.split).parameters if key not in ("self", "source")]
-    for key in options:
-        if key not in allowed:
-            raise UsageError(f"There is no option {part}.{key}.{nearest(key, allowed)}")
-
-
-def unknown_settings(settings: dict[str, Any]) -> None:
-    import inspect
-
-    from fivestep import workflow
-    from fivestep.checks.catalogue import CATALOGUE
-    from fivestep.data.data import Data
-    from fivestep.model.building import nearest
-
-    allowed = [key for key in inspect.signature(workflow.fit).parameters if key not in ("model", "splits", "quiet")]
-    for key in settings:
-        if key not in allowed:
-            homes = [part for part, function in (("data", Data.table), ("split", Data.split)) if key in inspect.signature(function).parameters]
-            raise UsageError(f"There is no setting {key!r}." + (f" Did you mean {homes[0]}.{key}?" if homes else nearest(key, allowed)))
-    for code in settings.get("ignore") or ():
-        if code not in CATALOGUE:
-            raise UsageError(f"--ignore {code}: there is no such finding.{near_codes(str(code))}")
-
-
-def near_codes(code: str) -> str:
-    """`Did you mean 'O01'? fivestep explain O01` for a code that is none; all of its letter where none is near."""
-    import difflib
-
-    from fivestep.checks.catalogue import CATALOGUE
-
-    near = difflib.get_close_matches(code.upper(), CATALOGUE, 3) or [known for known in CATALOGUE if known[0] == code[:1].upper()]
-    return (
-        f" Near are: {', '.join(near)}." if near else " A code is a letter and two digits: D data, S split, M model, L loss, O optimizer, T training, E scores."
-    )
 
 
 def company_of(run: Any) -> Any:
@@ -510,101 +405,9 @@ def company_of(run: Any) -> Any:
     return company
 
 
-def columns_of(file: str, options: dict[str, Any]) -> str:
-    """ " FILE has the columns ...", for a file that can be read at all."""
-    from fivestep.data.tables import read_table
-
-    if not Path(file).exists():
-        raise MissingInputError(f"There is no file or folder {file}.")
-    names = read_table(file, **{key: options[key] for key in ("delimiter", "encoding", "quote") if key in options}).names
-    return f" {file} has the columns {', '.join(names[:30])}{' ...' if len(names) > 30 else ''}."
-
-
 def short(value: Any) -> Any:
     """A value as a line shows it: a long list by its length."""
     return f"{len(value)} values" if isinstance(value, list) and len(value) > 8 else value
-
-
-def target_names(text: str) -> str | list[str]:
-    return text if "," not in text else [name.strip() for name in text.split(",")]
-
-
-def load_model(path: str, model_class: str | None, sha256: str | None) -> Any:
-    from fivestep import workflow
-    from fivestep.model.building import load_file_class
-
-    if not Path(path).exists():
-        raise MissingInputError(f"There is no run or artifact at {path}.")
-    return workflow.load(path, load_file_class(model_class) if model_class else None, sha256=sha256)
-
-
-def predicted_chunks(loaded: Any, file: str, probabilities: bool, notes: dict[str, None]) -> Iterator[Any]:
-    """Polars frames of predictions, in the file's order, at least one (a file without rows gives the header). Adds what is to be told to `notes`."""
-    import polars
-
-    predictor = loaded._predictor
-    if predictor.columns is None:
-        raise UsageError("This model was trained on arrays or images; from the shell only tables can be predicted. Use fs.load(...).predict(array) in Python.")
-    if not Path(file).exists():
-        raise MissingInputError(f"There is no file {file}.")
-    for numbers, codes, chunk_notes in predictor.columns.iter_prediction_chunks(file):
-        notes |= dict.fromkeys(chunk_notes)
-        named = predictor.frame(numbers, codes, probabilities=probabilities)
-        notes |= dict.fromkeys(predictor.columns.beyond_targets(named))
-        yield polars.DataFrame({key: values.tolist() if values.dtype == object else values for key, values in named.items()})
-
-
-def predict_file(loaded: Any, file: str, output: str | None, probabilities: bool, notes: dict[str, None]) -> int:
-    """Read a file in chunks, predict each, write in order; returns the number of rows. The output appears under its name only when it is whole."""
-    import polars
-
-    target = Path(output) if output else None
-    if target is not None:
-        check_output(target, file)
-    separator = "\t" if target is not None and target.suffix == ".tsv" else ","
-    kept, written = [], 0
-    temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}") if target is not None else None
-    stream = None
-    try:
-        stream = sys.stdout.buffer if temporary is None else open(temporary, "xb")  # noqa: SIM115  closed below, before the rename
-        for frame in predicted_chunks(loaded, file, probabilities, notes):
-            if target is not None and target.suffix == ".parquet":
-                kept.append(frame)  # predictions alone, a few numbers a row; the input is not kept
-            elif len(frame) or not written:
-                stream.write(frame.write_csv(include_header=not written, separator=separator).encode())
-            written += len(frame)
-        if kept:
-            polars.concat(kept).write_parquet(stream)  # type: ignore[arg-type]
-        stream.flush()
-        if temporary is not None and target is not None:
-            os.fsync(stream.fileno())
-            stream.close()
-            os.replace(temporary, target)
-    except OSError as error:
-        if isinstance(error, (BrokenPipeError, FivestepError)):
-            raise
-        where = "" if output is None else " Nothing was left under that name."
-        if stream is None and error.errno not in DISK_REFUSES:
-            raise CannotCreateError(f"-o {output} cannot be created: {error.strerror}.") from error
-        raise StorageError(f"{output or 'stdout'} cannot be written: {error.strerror}.{where}") from error
-    finally:
-        if temporary is not None and stream is not None:
-            with contextlib.suppress(OSError):  # what could not be flushed was told above
-                stream.close()
-            temporary.unlink(missing_ok=True)
-    return written
-
-
-def check_output(target: Path, file: str) -> None:
-    """Refuse an output that cannot become the predictions, before any work is done."""
-    if target.suffix not in (".csv", ".tsv", ".parquet"):
-        raise UsageError(f"-o {target}: the name must end in .csv, .tsv or .parquet.")
-    if not target.parent.is_dir():
-        raise CannotCreateError(f"-o {target}: there is no folder {target.parent}.")
-    if target.is_dir():
-        raise CannotCreateError(f"-o {target} is a folder.")
-    if target.exists() and Path(file).exists() and target.samefile(file):
-        raise UsageError(f"-o {target} is the file that is read: its rows would be lost. Choose another name.")
 
 
 def evaluate_split(path: Path, loaded: Any, split: str) -> Any:

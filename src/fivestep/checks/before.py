@@ -58,8 +58,12 @@ def check_before(subject: Subject, *, ignore: Sequence[str] = (), seconds: float
                 refused.setdefault(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}", []).append(code)
                 continue
             found += [] if result is None else result if isinstance(result, list) else [result]
-    if probe.refusal is not None:
-        refused.setdefault(f"the loss refuses the first batch ({probe.refusal})", []).append("L")
+        if probe.refusal is not None:
+            told = None if any(finding.severity == "error" for finding in found) else before_loss.refused_by_the_loss(subject, probe)
+            if told is None:
+                refused.setdefault(f"the loss refuses the first batch ({probe.refusal})", []).append("L")
+            else:
+                found.append(told)
     found = [finding for finding in explained(found) if finding.code not in ignore]
     for reason, codes in refused.items():
         found.append(could_not_check(codes, reason))

@@ -24,6 +24,7 @@ from fivestep.checks.probe import FLAT, Probe, row_step
 from fivestep.checks.recording import Recorder, last_operations, tensors_in
 from fivestep.checks.subject import Subject
 from fivestep.data.batches import map_tensors
+from fivestep.model import losses
 
 
 def value_of(probe: Probe, outputs: Any, targets: tuple[Any, ...]) -> float:
@@ -275,6 +276,19 @@ def rule_l08(subject: Subject, probe: Probe) -> Finding | None:
             "The order of the numbers is imposed on names: class 3 is made to lie between 2 and 4.", f"{len(names)} outputs, CrossEntropyLoss and integer targets.",
         )  # fmt: skip
     return None
+
+
+def refused_by_the_loss(subject: Subject, probe: Probe) -> Finding | None:
+    """L32: a loss of torch.nn raised at the first batch, and its contract says why. None for a loss of the user's own, whose words alone would be a guess."""
+    targets = probe.batch[1]
+    problem = losses.shape_problem(subject.loss, probe.evaluation.picked, targets)
+    if problem is None:
+        return None
+    target, fix = targets[0], "Change the model's last layer, the targets' shape or the loss, so that they fit."
+    if probe.loss_family == "distance" and target.numel() == len(target) and bool((target == target.round()).all()):
+        fix = "If the targets are class numbers: CrossEntropyLoss with one output for each class. If they are amounts: a model with one output."
+    evidence = {"loss": probe.refusal, "targets": list(target.shape)}
+    return Finding("L32", "error", problem, evidence, "The first step would fail with torch's own words, after files were written.", fix)
 
 
 def rule_l09(subject: Subject, probe: Probe) -> Finding | None:

@@ -130,6 +130,7 @@ ENTRIES = (
     Rule("L25", "Constant target", "data", "warning", "Nothing to learn: the wrong column was read.", "y = frame['year']  # one year", "y = frame['price']"),
     Rule("L26", "Metric in scaled units", "never", "note", "Scores are given in the target's unit.", "((o - t) ** 2).mean().sqrt()  # both standardised", "run.evaluate()['rmse']  # in the target's unit"),
     Rule("L31", "Softmax over one unit", "probe", "warning", "Always 1.", "Linear(8, 1), Softmax(1)", "Linear(8, 1), Sigmoid()"),
+    Rule("L32", "The loss refuses outputs and targets", "probe", "error", "Shapes or dtypes do not fit: the first step would fail.", "MSELoss()(Linear(4, 3)(x), labels)", "CrossEntropyLoss()(Linear(4, 3)(x), labels)"),
     # optimizer
     Rule("O01", "Learning rate too high", "during", "warning", "A step as large as the weights themselves forgets them.", "Adam, lr=1", "Adam, lr=1e-3"),
     Rule("O02", "Learning rate too low", "during", "warning", "All steps together hardly move the weights.", "SGD, lr=1e-6", "SGD, lr=0.05"),

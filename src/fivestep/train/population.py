@@ -10,6 +10,7 @@ Axis letters: `K` members.
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -195,7 +196,8 @@ class Population:
                 stack or self.stack, self.template, self.members[self.alive[0]].plan.loss, batch, shared=shared, training=training,
                 streams=streams or self.streams, frozen=self.frozen,
             )  # fmt: skip
-            self.graphs[wanted] = torch.compile(graph, dynamic=False) if self.compile_step else graph
+            given = (stack or self.stack).views, (stack or self.stack).held, tensors_of(tuple(batch))
+            self.graphs[wanted] = compiled(graph, [tensor for part in given for tensor in part]) if self.compile_step else graph
             self.report.trace_seconds += time.perf_counter() - began
         return self.graphs[wanted]
 
@@ -535,3 +537,24 @@ def stacked_rows(batches: Sequence[Batch]) -> Batch:
     """Batches of one shape as one batch of (K, ...) tensors."""
     columns = [iter(tensors_of(tuple(batch))) for batch in batches]
     return Batch(*map_tensors(lambda _: torch.stack([next(column) for column in columns]), tuple(batches[0])))
+
+
+def compiled(graph: Any, inputs: Sequence[Tensor]) -> Any:
+    """A traced graph as compiled code. Inductor takes it as it is; `torch.compile` would check its guards at every call, which costs W1 more than the step itself."""
+    if any(node.op == "call_module" for node in graph.graph.nodes):  # dropout's streams are Python, which only torch.compile goes around
+        return torch.compile(graph, dynamic=False)
+    from torch._inductor import compile as inductor
+
+    flat = torch.fx.GraphModule(graph, copy.deepcopy(graph.graph))
+    flat.graph.set_codegen(torch.fx.graph.CodeGen())
+    (output,) = flat.graph.find_nodes(op="output")
+    losses, gradients = output.args[0]
+    output.args = ((losses, *gradients),)
+    flat.recompile()
+    code = inductor(flat, [tensor.detach() for tensor in inputs])
+
+    def run(*given: Tensor) -> tuple[Tensor, list[Tensor]]:
+        losses, *gradients = code(*given)
+        return losses, gradients
+
+    return run

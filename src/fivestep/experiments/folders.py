@@ -70,6 +70,15 @@ def read_trials(folder: Path | None, jobs: Sequence[Job]) -> dict[str, Trial]:
     return found
 
 
+def read_all_trials(folder: Path) -> list[Trial]:
+    """Every training that is kept in a sweep's folder, by variant and seed."""
+    stubs = []
+    for path in sorted((folder / "trials").glob("v*.json")):
+        table = runs.read(path.parent, path.name)
+        stubs.append(Job(table["variant"], table["seed"], {}, None, table["fold"]))
+    return list(read_trials(folder, stubs).values())
+
+
 def keep_trial(folder: Path | None, trial: Trial) -> None:
     if folder is not None:
         files.make_folder(folder / "trials", exist_ok=True)

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from fivestep import files, workflow
+from fivestep import displays, files, workflow
 from fivestep.data.data import Data, Part, Splits, as_data, as_splits
 from fivestep.data.splits import fold_indices
-from fivestep.errors import FivestepError, Interrupted, SettingsError, TrainingError, UsageError
+from fivestep.errors import FivestepError, Interrupted, MissingInputError, SettingsError, TrainingError, UsageError
 from fivestep.experiments import folders, stacking, variants
 from fivestep.experiments.pruning import Halving, Prune
 from fivestep.experiments.stacking import Group, Job
@@ -33,7 +33,7 @@ from fivestep.experiments.trials import Trial, fit_in, job_name, objects_of, reo
 from fivestep.model import metrics as scoring
 from fivestep.model.building import nearest
 from fivestep.preparing import asked_settings
-from fivestep.results import runs
+from fivestep.results import comparison_report, runs
 from fivestep.results.comparing import (
     Comparison,
     Effect,
@@ -450,10 +450,41 @@ class Sweep:
                          "" if difference is None else between(difference, signed), effect.verdict))  # fmt: skip
         return aligned(rows)
 
-    def _repr_html_(self) -> str:
-        import html
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the sweep as one HTML file, complete in itself, and return its path: `path`, else report.html in the sweep's folder (in the current one without)."""
+        from fivestep.experiments import report
 
-        return f"<pre>{html.escape(repr(self))}</pre>"
+        name = self.folder.name if self.folder is not None else f"{self.kind} of {model_name(self.make_model)}"
+        return comparison_report.write(report.render(self, name), path if path is not None else self.folder or Path("."))
+
+    def _repr_html_(self) -> str:
+        if not self.trials:
+            return displays.lines([repr(self)])
+        head = f"{self.kind} of {model_name(self.make_model)}: {len(self.changes)} variants, {len(self.trials)} trainings, {self.seconds:.3g} s"
+        if self.kind == "cross-validation":
+            rows = [(f"fold {trial.fold}", "-" if trial.value is None else trial.value) for trial in self.trials]
+            return displays.table(rows, ("", self.metric), caption=head) + self.comparison._repr_html_()
+        where = [f"folder {self.folder}"] if self.folder is not None else []
+        return displays.lines([head]) + self.comparison._repr_html_() + displays.lines([*self._told_effects(), *where])
+
+
+def read_sweep(folder: str | Path) -> Sweep:
+    """A finished sweep from its folder, as far as its table, pictures and report go; to train its best, call `sweep` again with the same arguments and its name."""
+    folder = Path(folder)
+    table = runs.read(folder, "sweep.json")
+    if table is None:
+        raise MissingInputError(f"{folder} is no sweep's folder: it holds no sweep.json.")
+    if table["kind"] != "sweep":
+        raise UsageError(
+            f"{folder} is a {table['kind']}, whose intervals need the sizes of its folds. In Python: fs.cross_validate(..., name={folder.name!r}).report()"
+        )
+    trials = folders.read_all_trials(folder)
+    wanted = len(table["variants"]) * len(table["seeds"])
+    if len(trials) < wanted:
+        raise UsageError(f"{len(trials)} of {wanted} trainings of {folder} have ended. Call the sweep again, and it goes on; then there is something to tell.")
+    made = Sweep("sweep", "the model", table["variants"], [], None, table["settings"], [], trials=trials, folder=folder)
+    made.seconds = sum(trial.seconds for trial in trials)
+    return made
 
 
 # -- small things ------------------------------------------------------------------------------------------------------------------------------------------------

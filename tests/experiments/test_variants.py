@@ -22,6 +22,7 @@ from fivestep.experiments import variants
         ({"seed": [1, 2]}, {}, "seeds=5"),
         ({"loss.delta": [1.0]}, {}, "Name it: loss="),
         ({"lr": []}, {}, "empty"),
+        ({"lr": [0.1, 0.2, 0.1]}, {}, "0.1 twice"),
     ],
 )
 def test_what_cannot_be_varied_is_refused_with_the_way_on(splits: Any, over: Any, options: Any, words: str) -> None:

@@ -6,6 +6,7 @@ Enters: a `Sweep`. Leaves: HTML text, complete in itself.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from fivestep.experiments import variants
@@ -48,7 +49,9 @@ def over_rate(sweep: Any) -> str:
     low = [score.value if score.low is None else score.low for _, score in points]
     high = [score.value if score.high is None else score.high for _, score in points]
     series = Series("score", [math.log10(lr) for lr, _ in points], [score.value for _, score in points], points=True, low=low, high=high)
-    drawn = chart(f"{sweep.metric} over learning rates", [series], x_label="learning rate, power of ten", y_label=f"validation {sweep.metric}")
+    drawn = chart(
+        f"{sweep.metric} over learning rates", [series], x_label="learning rate, power of ten", y_label=f"validation {sweep.metric}", x_range=padded(series.x)
+    )
     return figure(drawn, "Each variant with its 95 % interval.")
 
 
@@ -59,8 +62,15 @@ def over_time(sweep: Any) -> str:
     scores, seconds = [row.score.value for row in rows], [row.facts["seconds"] for row in rows]
     front = sorted((x, y) for x, y, on in zip(seconds, scores, pareto(scores, seconds, higher_is_better=sweep.higher_is_better)) if on)
     series = [Series("variants", seconds, scores, points=True), Series("none is better and faster", [x for x, _ in front], [y for _, y in front], 2)]
-    drawn = chart(f"{sweep.metric} over seconds", series, x_label="seconds", y_label=f"validation {sweep.metric}")
+    drawn = chart(f"{sweep.metric} over seconds", series, x_label="seconds", y_label=f"validation {sweep.metric}", x_range=padded(seconds))
     return figure(drawn, "Score against time; of the variants on the line none is at once better and faster than another.")
+
+
+def padded(values: Sequence[float]) -> tuple[float, float]:
+    """The range with room at both ends, so that no point lies on the frame."""
+    low, high = min(values), max(values)
+    room = 0.06 * (high - low) or 0.5 * abs(high) or 1.0
+    return low - room, high + room
 
 
 def folds(sweep: Any) -> str:

@@ -122,6 +122,7 @@ def plan_alike(make_model: Any, jobs: Sequence[Job], *, force: bool, same_order:
         if flops > MOST_FLOPS and not force and sessions[0].device.type == "cpu":
             raise Unstackable(
                 f"a forward pass does {flops / 1e6:.0f} million multiplications and additions, more than the {MOST_FLOPS / 1e6:.0f} million up to which stacking gains"
+                + ("" if otherwise == "workers" else "; worker processes gain on several cores (workers=2)")
             )
         population = Population(members, shared=shared)
         graph = population.prepare()

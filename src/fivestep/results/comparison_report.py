@@ -64,7 +64,7 @@ def variants_table(comparison: Any) -> str:
     for row in comparison.rows[:MOST_ROWS]:
         score, difference = row.score, row.difference
         rows.append([
-            row.name, number(score.value), Cell(text(interval(score)), "n"), Cell("" if difference is None else text(number_text(difference.value)), "n"),
+            Cell(f'<span style="white-space:nowrap">{text(row.name)}</span>'), number(score.value), Cell(text(interval(score)), "n"), Cell("" if difference is None else text(number_text(difference.value)), "n"),
             Cell("" if difference is None else text(interval(difference)), "n"),
             Cell("" if difference is None else strip(f"difference {number_text(difference.value)}, interval {interval(difference)}", difference.value, difference.low, difference.high, 0.0)),
             Cell(f'<span class="tag {LOOKS.get(row.verdict, "")}">{text(row.verdict)}</span>'), number(row.replicates),

@@ -258,7 +258,10 @@ def test_parquet_and_a_folder_of_images(here, capsys):
     code, out, _ = shell(capsys, "fit", "pictures", "--epochs", "2", "--name", "pictures")
     assert code == 0 and "accuracy" in out
     assert shell(capsys, "evaluate", "runs/pictures", "--split", "test", "--json")[0] == 0
-    assert shell(capsys, "predict", "runs/pictures", "new.csv")[0] == 64
+    code, out, _ = shell(capsys, "predict", "runs/pictures", "pictures")
+    assert code == 0 and out.startswith("file,prediction\ndark/0.png,") and len(out.splitlines()) == 41
+    code, _, err = shell(capsys, "predict", "runs/pictures", "new.csv")
+    assert code == 65 and "new.csv cannot be read as an image" in err
 
 
 def test_show_and_verify_and_what_a_damaged_artifact_gets(here, capsys):

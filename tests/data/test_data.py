@@ -146,3 +146,11 @@ def test_a_split_that_is_not_there_is_named():
         splits.part("val")
     with pytest.raises(UsageError, match="'tests'"):
         splits.part("tests")
+
+
+def test_labels_are_numbered_as_in_training_whatever_another_part_holds():
+    inputs = torch.randn(12, 2)
+    splits = fs.Splits((inputs, ["a", "b", "c"] * 4), val=(inputs[:4], ["c", "b", "c", "b"]))
+    assert splits.classes == ("a", "b", "c") and splits.val.data.source.targets[0].tolist() == [2, 1, 2, 1]
+    with pytest.raises(fs.errors.DataError, match="class 'z', which training has not"):
+        fs.Splits((inputs, ["a", "b", "c"] * 4), val=(inputs[:2], ["a", "z"]))

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from fivestep.data.batches import LoaderBatches
+from fivestep.data.data import Data, Splits
 from fivestep.data.images import array_source, folder_source, image_arrays, read_image_folder, scan_folder
 from fivestep.data.sources import LoaderDataset, fingerprint, rows_repeat
 from fivestep.errors import DataError, MissingInputError, UsageError
@@ -322,3 +323,16 @@ def test_arrays_can_be_resized():
 def test_what_is_no_array_of_images_is_refused(images, kind, lesson):
     with pytest.raises(kind, match=lesson):
         image_arrays(images)
+
+
+def test_another_folder_is_numbered_by_the_names_of_training_in_memory_and_from_disk(tmp_path):
+    for folder, names in (("train", "abc"), ("val", "bc")):
+        for name in names:
+            (tmp_path / folder / name).mkdir(parents=True)
+            for number in range(2):
+                Image.new("L", (4, 3), 10 * number).save(tmp_path / folder / name / f"{number}.png")
+    splits = Splits(Data.images(tmp_path / "train"), val=Data.images(tmp_path / "val"))
+    assert splits.val.data.source.targets[0].tolist() == [1, 1, 2, 2]
+    source, classes, _ = folder_source(tmp_path / "val", memory_bytes=0)
+    renumbered = Data("images", "val", source=source, classes=classes).numbered_as(("a", "b", "c"))
+    assert renumbered.source.targets[0].tolist() == [1, 1, 2, 2] and renumbered.source.take(torch.tensor([0, 3]))[1][0].tolist() == [1, 2]

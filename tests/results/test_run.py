@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
@@ -247,3 +248,34 @@ def test_repr_and_report_card_say_what_was_kept():
 def test_spread_needs_members():
     with pytest.raises(FivestepError, match="members"):
         fit().predict(arrays()[0], spread=True)
+
+
+def test_a_model_of_images_predicts_and_scores_files_as_it_does_arrays(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 6, 5), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        (tmp_path / "images" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "images" / "ab"[number % 2] / f"{number:02}.png")
+    run = fs.fit("cnn", fs.Data.images(tmp_path / "images").split(), epochs=1, folder=tmp_path / "runs", **PLAIN)
+    for model in (run, fs.load(run.folder)):
+        frame = model.predict(tmp_path / "images", probabilities=True)
+        order = [*range(0, 40, 2), *range(1, 40, 2)]
+        assert frame["file"].to_list() == [f"{'ab'[number % 2]}/{number:02}.png" for number in order]
+        assert frame["prediction"].to_list() == list(model.predict(pixels[order]))
+        assert np.array_equal(frame.select("probability_a", "probability_b").to_numpy(), model.predict(pixels[order], probabilities=True))
+        assert model.predict(tmp_path / "images" / "b" / "03.png")["file"].to_list() == ["03.png"]
+        right = np.mean([name[0] == label for name, label in zip(frame["file"], frame["prediction"], strict=True)])
+        assert model.evaluate(tmp_path / "images")["accuracy"].value == pytest.approx(right)
+    Image.fromarray(pixels[0]).resize((10, 12)).convert("RGB").save(tmp_path / "large.png")
+    with pytest.warns(UserWarning, match="1 of 1 images are not 6 x 5"):
+        assert len(run.predict(tmp_path / "large.png")) == 1
+
+
+def test_rows_to_score_are_numbered_by_the_labels_of_training():
+    x, _ = arrays(60)
+    labels = np.array(["low", "mid", "high"])[np.digitize(x[:, 0].numpy(), [-0.5, 0.5])]
+    run = fs.fit("linear", fs.Data.arrays(x, labels).split(), loss="CrossEntropyLoss", epochs=1, folder=None, **PLAIN)
+    some = labels != "high"
+    right = float(np.mean(np.array(run.predict(x[some])) == labels[some]))
+    assert run.evaluate((x[some], labels[some]))["accuracy"].value == pytest.approx(right)
+    with pytest.raises(FivestepError, match="'huge', which training has not"):
+        run.evaluate((x[:2], np.array(["low", "huge"])))

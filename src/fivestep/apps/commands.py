@@ -96,11 +96,10 @@ def fit(
     if run.folder is not None:
         print(f"\nrun    {run.folder}\nmodel  {run.folder}/model.fivestep\nreport {report}")
         own = f" --model {model or named_model}" if ".py:" in str(model or named_model) else ""
-        commands = [] if Path(data).is_dir() else [f"fivestep predict {run.folder} NEW.csv -o out.csv{own}"]
+        commands = [f"fivestep predict {run.folder} {'IMAGES' if Path(data).is_dir() else 'NEW.csv'} -o out.csv{own}"]
         if splits.test is not None:
             commands.append(f"fivestep evaluate {run.folder} --split test{own}")
-        if commands:
-            print("next   " + "\n       ".join(commands))
+        print("next   " + "\n       ".join(commands))
 
 
 @command()
@@ -203,7 +202,7 @@ def compare(
 def predict(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="A run or an artifact.")],
-    file: Annotated[str, typer.Argument(help="CSV, TSV or Parquet with the same columns.")],
+    file: Annotated[str, typer.Argument(help="CSV, TSV or Parquet with the same columns; of a model of images a file or a folder.")],
     output: Annotated[str | None, typer.Option("--output", "-o", help="Where predictions go (.csv or .parquet); default: CSV on stdout.")] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="A column of probability for each class too.")] = False,
     model_class: Annotated[str | None, typer.Option("--model", help="FILE.py:CLASS of a model of your own.")] = None,

@@ -61,10 +61,17 @@ def predicted_chunks(loaded: Any, file: str, probabilities: bool, notes: dict[st
     import polars
 
     predictor = loaded._predictor
-    if predictor.columns is None:
-        raise UsageError("This model was trained on arrays or images; from the shell only tables can be predicted. Use fs.load(...).predict(array) in Python.")
     if not Path(file).exists():
-        raise MissingInputError(f"There is no file {file}.")
+        raise MissingInputError(f"There is no file or folder {file}.")
+    if loaded.facts.get("kind") == "images":
+        named, told = loaded.predict_files(file, probabilities=probabilities)
+        notes |= dict.fromkeys(told)
+        yield polars.DataFrame({key: values.tolist() if values.dtype == object else values for key, values in named.items()})
+        return
+    if predictor.columns is None:
+        raise UsageError(
+            "This model was trained on arrays or a Dataset; from the shell tables and images can be predicted. Use fs.load(...).predict(array) in Python."
+        )
     for numbers, codes, chunk_notes in predictor.columns.iter_prediction_chunks(file):
         notes |= dict.fromkeys(chunk_notes)
         named = predictor.frame(numbers, codes, probabilities=probabilities)

@@ -113,6 +113,30 @@ class Data:
         origin = str(folder_or_arrays) if isinstance(folder_or_arrays, (str, Path)) else "image arrays"
         return Data("images", origin, source=source, classes=classes or found, task=task, notes=tuple(notes), options={"size": size})
 
+    def numbered_as(self, classes: tuple[Any, ...] | None, what: str = "new") -> Data:
+        """The same rows with their labels numbered as in `classes`, the training data's: text and folders are numbered by what one file or folder happens to hold.
+
+        Raises DataError for a label that `classes` has not. Tables, and labels that are numbers already, come back as they are.
+        """
+        own = self.classes
+        if self.kind == "table" or classes is None or own is None or own == tuple(classes) or not any(isinstance(label, str) for label in own):
+            return self
+        strange = [label for label in own if label not in classes]
+        if strange:
+            names = ", ".join(map(str, classes[:8])) + (", ..." if len(classes) > 8 else "")
+            raise DataError(
+                f"The {what} data has {'the class' if len(strange) == 1 else 'classes'} {', '.join(map(repr, strange[:5]))}, which training has not (it has {names}): "
+                "no answer could be right there. Take those rows out, or train with them."
+            )
+        number = torch.tensor([list(classes).index(label) for label in own])
+        if isinstance(self.source, sources.ArraySource):
+            source: Any = sources.ArraySource(self.source.inputs, (number[self.source.targets[0]],), self.source.weights)
+        else:
+            from fivestep.data import images
+
+            source = images.renumbered(self.source, number, tuple(classes))
+        return replace(self, source=source, classes=tuple(classes))
+
     @staticmethod
     def dataset(
         dataset: Any, *, inputs: Any = None, targets: Any = None, count: Callable[[Any], int] | None = None, collate: Any = None, workers: int = 0
@@ -270,6 +294,7 @@ class Splits:
         for part in parts[1:]:
             if part is not None and part.data.kind != train.kind:
                 raise DataError(f"The {part.name} data is {part.data.kind}, the training data {train.kind}. All parts must be of one kind.")
+        parts[1:] = [part if part is None or part.data is train else replace(part, data=part.data.numbered_as(train.classes, part.name)) for part in parts[1:]]
         given = {part.name: {"source": part.data.origin, "options": part.data.options} for part in parts[1:] if part is not None and part.data is not train}
         options = {"given": True, "seed": seed} | ({"val": val} if isinstance(val, float) else {}) | given
         self._set(parts, how=None, options=options, groups=None, times=None)

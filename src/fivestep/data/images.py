@@ -7,11 +7,12 @@ the number of channels does not depend on which file came first. Pillow is impor
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,13 +82,14 @@ class ImageFolderDataset(Dataset):
 # -- what Data.images calls ----------------------------------------------------------------------------------------------------------------------------------
 
 
-def folder_source(folder: Any, *, size: Any = None, memory_bytes: int | None = None) -> tuple[Any, tuple[str, ...], list[str]]:
+def folder_source(folder: Any, *, size: Any = None, channels: int | None = None, memory_bytes: int | None = None) -> tuple[Any, tuple[str, ...], list[str]]:
     """A folder as `(source, classes, notes)`: in memory where the float32 pixels take at most `memory_bytes`, else read from disk batch by batch.
 
     `memory_bytes=None` is a quarter of the machine's memory. Both give the same numbers. The labels are at `source.targets` either way. `size` is a number or
-    (height, width) to which all images are resized. Raises DataError with every problem of the folder.
+    (height, width) to which all images are resized; `channels` 1 or 3 makes all of them grey or RGB. Raises DataError with every problem of the folder.
     """
     scan = scan_folder(folder, size)
+    scan = scan if channels is None else replace(scan, channels=channels)
     limit = _machine_memory() // 4 if memory_bytes is None else memory_bytes
     if scan.num_bytes > limit:
         labels = torch.tensor(scan.labels, dtype=torch.int64)
@@ -95,6 +97,41 @@ def folder_source(folder: Any, *, size: Any = None, memory_bytes: int | None = N
         return DatasetSource(ImageFolderDataset(scan), known_targets=(labels,)), scan.classes, [*scan.notes, note]
     found = _read_all(scan)
     return ArraySource(to_unit(found.images), (found.labels,)), found.classes, list(found.notes)
+
+
+def renumbered(source: DatasetSource, number: Tensor, classes: tuple[str, ...]) -> DatasetSource:
+    """A folder that is read from disk batch by batch, label `k` as `number[k]` of `classes`."""
+    scan = source.dataset.scan
+    labels = number[torch.tensor(scan.labels, dtype=torch.int64)]
+    return DatasetSource(ImageFolderDataset(replace(scan, labels=tuple(labels.tolist()), classes=classes)), known_targets=(labels,))
+
+
+def new_images(path: Any, channels: int, height: int, width: int) -> tuple[ImageFolderDataset, list[str]]:
+    """Images to predict, `(dataset, notes)`: one file, or every image in and below a folder by the order of their names; their folders' names mean nothing here.
+
+    Each is brought to the shape that the model was trained on, grey or RGB, resized where it has another. Raises MissingInputError where nothing is, DataError
+    where a folder holds no image; a file that is no image is named when it is read.
+    """
+    root = Path(path)
+    if not root.exists():
+        raise MissingInputError(f"There is no file or folder {str(root)!r}.")
+    if channels not in (1, 3):
+        raise UsageError(f"Files hold 1 channel or 3, and this model was trained on images of {channels}. Give the array.")
+    if root.is_dir():
+        found = sorted(file.relative_to(root) for file in root.rglob("*") if file.is_file())
+        paths = tuple(path.as_posix() for path in found if path.suffix.lower() in EXTENSIONS and not any(_hidden(part) for part in path.parts))
+        if not paths:
+            raise DataError(f"{str(root)!r} holds no images ({', '.join(sorted(EXTENSIONS))}).")
+    else:
+        root, paths = root.parent, (root.name,)
+    from PIL import Image
+
+    others = 0
+    for name in paths:
+        with contextlib.suppress(OSError, SyntaxError, ValueError), Image.open(root / name) as image:  # what cannot be read is named when its pixels are wanted
+            others += sorted(image.size) != sorted((width, height))
+    notes = [f"{others:,} of {len(paths):,} images are not {height} x {width} (height x width) and were resized"] if others else []
+    return ImageFolderDataset(Scan(str(root), paths, (0,) * len(paths), (), channels, height, width, True, ())), notes
 
 
 def array_source(images: Any, targets: Any = None, *, size: Any = None) -> tuple[ArraySource, tuple[Any, ...] | None, list[str]]:

@@ -127,8 +127,10 @@ class Predictor:
         names = self.columns.target_names or ("prediction",)
         if not len(numbers):
             return {name: np.empty(0) for name in names}
-        encoded = self.columns.encoder()(numbers, codes)
-        source = ArrayRows(encoded)
+        return self.named(ArrayRows(self.columns.encoder()(numbers, codes)), names, probabilities=probabilities, spread=spread)
+
+    def named(self, source: Any, names: tuple[str, ...], *, probabilities: bool = False, spread: bool = False) -> dict[str, np.ndarray]:
+        """Predictions for all rows of a Source as columns; `names` are those of the targets. See `frame` for the columns beside them."""
         outputs = self.outputs(source)
         predicted = self.decode(outputs)
         if self.decoding.task in ("binary", "multiclass"):
@@ -145,10 +147,10 @@ class Predictor:
                     places = np.asarray(self.decode(outputs, probabilities=True)).argmax(1)
                     columns["spread"] = spreads[np.arange(len(spreads)), places]
             return columns
-        values = np.asarray(predicted, dtype=np.float64).reshape(len(numbers), -1)
+        values = np.asarray(predicted, dtype=np.float64).reshape(len(source), -1)
         if probabilities:
             raise UsageError("probabilities=True needs a model of classes; this one predicts numbers.")
-        names = names if len(names) == values.shape[1] else [f"{names[0]}_{k}" for k in range(values.shape[1])]
+        names = names if len(names) == values.shape[1] else tuple(f"{names[0]}_{k}" for k in range(values.shape[1]))
         columns = {name: values[:, position] for position, name in enumerate(names)}
         if spread:
             spreads = self.spread(source).numpy()
@@ -219,7 +221,9 @@ def as_source(rows: Any) -> tuple[Any, str]:
             {k: torch.as_tensor(v) for k, v in rows.items()} if isinstance(rows, dict) else tuple(torch.as_tensor(value) for value in rows)
         ), container
     if isinstance(rows, (str, Path)):
-        raise UsageError(f"This model was trained on arrays or images, so {str(rows)!r} cannot be read for it. Give the arrays.")
+        raise UsageError(
+            f"This model was trained on arrays or a Dataset, so {str(rows)!r} cannot be read for it. Give the arrays; files of images are read by a model of images (Data.images)."
+        )
     if hasattr(rows, "__getitem__") and hasattr(rows, "__len__") and not isinstance(rows, (np.ndarray, list)):
         from fivestep.data.sources import DatasetSource
 

@@ -12,6 +12,7 @@ from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ from fivestep.model import metrics as scoring
 from fivestep.model.losses import Decoding
 from fivestep.results import artifact as artifacts
 from fivestep.results import runs
-from fivestep.results.predictor import ArrayRows, Predictor, as_array, as_source
+from fivestep.results.predictor import ArrayRows, Predictor, as_array, as_container, as_source
 from fivestep.settings import Settings
 from fivestep.train import loop
 from fivestep.train import precision as precisions
@@ -138,7 +139,13 @@ class Model:
 
         `spread=True` adds how far the members of an ensemble disagree, as a standard deviation in the target's unit or of the probability: columns of a table's
         predictions, else `(predictions, spread)`. Rows far outside of what training has seen, and predictions beyond its targets, are counted in a warning.
+        A model of images takes the path of a file or a folder too, and names each `file` beside its prediction.
         """
+        if self.facts.get("kind") == "images" and isinstance(rows, (str, Path)):
+            named, notes = self.predict_files(rows, probabilities=probabilities, spread=spread)
+            for note in notes:
+                warnings.warn(note, stacklevel=2)
+            return as_container(named, rows)
         rows = self._as_trained(rows)
         if self._predictor.columns is None:
             return self._predictor.predict(rows, probabilities=probabilities, spread=spread)
@@ -147,6 +154,20 @@ class Model:
             if "far outside of what training has seen" in note or "outside of the training targets" in note:
                 warnings.warn(note, stacklevel=2)
         return predicted
+
+    def predict_files(self, path: str | Path, *, probabilities: bool = False, spread: bool = False) -> tuple[dict[str, Any], list[str]]:
+        """Predictions for one image, or all in and below a folder, as named columns (`file`, relative to the folder, first), and notes on what was resized."""
+        from fivestep.data.images import new_images
+        from fivestep.data.sources import DatasetSource
+
+        dataset, notes = new_images(path, *self._image_shape())
+        predicted = self._predictor.named(DatasetSource(dataset), ("prediction",), probabilities=probabilities, spread=spread)
+        return {"file": np.array(dataset.scan.paths, dtype=object), **predicted}, notes
+
+    def _image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the images that the model was trained on, as its self-test rows have them."""
+        _, channels, height, width = next(iter(self._self_test_rows()[0].values())).shape
+        return channels, height, width
 
     def _as_trained(self, rows: Any) -> Any:
         """Rows as the training data was made of such rows: images get their channel axis and 0..1, a `Data` gives its table or Source."""
@@ -160,16 +181,23 @@ class Model:
         return rows
 
     def evaluate(self, data: Any, *, metrics: Any = None) -> scoring.Scores:
-        """Scores with 95 % intervals on rows whose targets are known: a path or frame for tables, a `Data`, or `(inputs, targets)`."""
+        """Scores with 95 % intervals on rows whose targets are known: a path or frame for tables, a folder of images with one folder per class,
+        a `Data`, or `(inputs, targets)`. Labels are matched by their names; one that training had not is a DataError."""
+        from fivestep.data.images import folder_source
+
         predictor = self._predictor
         if predictor.columns is not None:
             table = data.typed if isinstance(data, Data) else predictor.columns.read(data)
             source: Any = ArrayRows(predictor.columns.encode(table))
             targets = predictor.columns.targets(table)
         else:
-            if isinstance(data, (tuple, list)) and len(data) == 2:
+            if self.facts.get("kind") == "images" and isinstance(data, (str, Path)):
+                channels, height, width = self._image_shape()
+                source, classes, _ = folder_source(data, size=(height, width), channels=channels)
+                data = Data("images", str(data), source=source, classes=classes)
+            elif isinstance(data, (tuple, list)) and len(data) == 2:
                 data = Data.arrays(self._as_trained(data[0]), data[1])
-            source = data.source if isinstance(data, Data) else as_source(data)[0]
+            source = data.numbered_as(predictor.decoding.classes).source if isinstance(data, Data) else as_source(data)[0]
             targets = source.targets[0] if getattr(source, "targets", ()) else None
         if targets is None:
             raise UsageError("evaluate needs rows whose targets are known: (inputs, targets), or a table with the target's column.")

@@ -551,7 +551,7 @@ def compiled(graph: Any, inputs: Sequence[Tensor]) -> Any:
     losses, gradients = output.args[0]
     output.args = ((losses, *gradients),)
     flat.recompile()
-    code = inductor(flat, [tensor.detach() for tensor in inputs])
+    code: Any = inductor(flat, [tensor.detach() for tensor in inputs])
 
     def run(*given: Tensor) -> tuple[Tensor, list[Tensor]]:
         losses, *gradients = code(*given)

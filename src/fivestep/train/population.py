@@ -544,9 +544,10 @@ def compiled(graph: Any, inputs: Sequence[Tensor]) -> Any:
     if any(node.op == "call_module" for node in graph.graph.nodes):  # dropout's streams are Python, which only torch.compile goes around
         return torch.compile(graph, dynamic=False)
     from torch._inductor import compile as inductor
+    from torch.fx.graph import CodeGen
 
     flat = torch.fx.GraphModule(graph, copy.deepcopy(graph.graph))
-    flat.graph.set_codegen(torch.fx.graph.CodeGen())
+    flat.graph.set_codegen(CodeGen())
     (output,) = flat.graph.find_nodes(op="output")
     losses, gradients = output.args[0]
     output.args = ((losses, *gradients),)

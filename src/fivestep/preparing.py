@@ -341,7 +341,7 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     if only_check:
         return session
     if ask["folder"] is not None and "built" not in ask:  # told before the run, and only where something is kept that one would later eject
-        said += [f"Cannot be written as a script later (eject): {why}" for why in obstacles(ask, splits, built)]
+        said += [f"Cannot be written as a script later (eject): {why}" for why in obstacles(session)]
     if ask["compile"] is not None:
         compile_steps(session)
     if not ask["quiet"]:
@@ -412,14 +412,14 @@ def compile_steps(session: Session) -> None:
 
 
 def not_repeatable(session: Session, pick: Any) -> list[str]:
-    """What neither a seed nor a checkpoint reaches, in words: a Dataset's own generator (one row is read twice), attributes that forward changes."""
+    """What neither a seed nor a checkpoint reaches, in words: a Dataset's own generator (some rows are read twice), attributes that forward changes."""
     told: list[str] = []
     source, training = session.splits.train.data.source, session.training
     dataset = getattr(source, "dataset", None)
     if dataset is not None and not sources.rows_repeat(dataset, int(session.splits.train.indices[0])):
         told.append(
-            f"{type(dataset).__name__} gives another row {int(session.splits.train.indices[0])} when it is read again under the same seed: it draws from a "
-            "generator of its own, or changes what it holds"
+            f"{type(dataset).__name__} does not give the same rows when they are read again under the same seed (row {int(session.splits.train.indices[0])} and others were): "
+            "it draws from a generator of its own, looks at a clock, or changes what it holds"
         )
     assert training.attributes is not None
 

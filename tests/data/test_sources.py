@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import random
+import time
 from collections import namedtuple
 
 import numpy as np
@@ -393,8 +395,36 @@ def test_the_wrapper_can_be_pickled():
     assert torch.equal(pickle.loads(pickle.dumps(LoaderDataset(Noisy(), 1)))[(0, 3)][0], LoaderDataset(Noisy(), 1)[(0, 3)][0])
 
 
+class Drawn(torch.utils.data.Dataset):
+    """Rows that hold what `value()` gives."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, row):
+        return torch.tensor([row, self.value()], dtype=torch.float64)
+
+
+own, other, third = np.random.default_rng(0), random.Random(0), torch.Generator()
+FOREIGN = [
+    own.random,
+    other.random,
+    np.random.RandomState(0).rand,
+    lambda: torch.rand((), generator=third).item(),
+    lambda: own.random() < 0.5,  # falls alike twice, every second time
+    lambda: time.time_ns() % 1_000_003,
+    lambda: random.SystemRandom().random(),
+    itertools.count().__next__,
+]
+
+
 def test_a_dataset_with_a_generator_of_its_own_is_found():
     assert not rows_repeat(OwnGenerator(), 0)
+    for value in FOREIGN:
+        assert not rows_repeat(Drawn(value), 0)
     assert rows_repeat(Noisy(), 3) and rows_repeat(NoisyMany(), 3) and rows_repeat(TensorDataset(torch.ones(3, 2)), 1)
 
 

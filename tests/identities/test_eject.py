@@ -444,3 +444,18 @@ def test_a_run_of_the_shells_defaults_on_a_table(tmp_path):
     )
     text = assert_same_weights(run, tmp_path, ignore="E501")
     assert "class Ensemble" in text and "initial.safetensors" not in text
+
+
+@pytest.mark.parametrize("augment", [{"shift": 2, "flip": True}, {"shift": 1}, {"flip": True}])
+def test_shifts_and_mirrors_of_images_stand_in_the_script(tmp_path, augment):
+    images, classes = fs.datasets.digits()
+    splits = fs.Data.images(images[:120], classes[:120]).split()
+    text = assert_same_weights(fit("cnn", splits, model_args={"channels": [3]}, epochs=2, augment=augment), tmp_path)
+    assert text.count("def augmented") == 1 and ("flip(3)" in text) == ("flip" in augment) and ("functional.pad" in text) == ("shift" in augment)
+
+
+def test_auto_on_images_can_be_ejected(tmp_path):
+    images, classes = fs.datasets.digits()
+    splits = fs.Data.images(images[:120], classes[:120]).split()
+    text = assert_same_weights(fit("auto", splits, epochs=2, folder=tmp_path / "runs"), tmp_path, ignore="E501")
+    assert "def augmented" in text

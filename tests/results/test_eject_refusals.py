@@ -54,6 +54,21 @@ REFUSED = {
         lambda: dict(data=fs.Splits(fs.Data.dataset(Rows())), model=nn.Linear, model_args={"in_features": 3, "out_features": 1}, loss="MSELoss"),
         r"an object of Rows.*fs\.Data\.arrays",
     ),
+    "a loss with weights of its own": (
+        lambda: dict(
+            model=nn.Linear,
+            model_args={"in_features": 3, "out_features": 8},
+            data=fs.Data.arrays(torch.randn(40, 3), torch.arange(40) % 6).split(train=0.8, val=0.2),
+            loss={"name": "AdaptiveLogSoftmaxWithLoss", "in_features": 8, "n_classes": 6, "cutoffs": [3]},
+        ),
+        "AdaptiveLogSoftmaxWithLoss has weights of its own.*end of the model",
+    ),
+    "LBFGS in parts": (lambda: dict(optimizer="LBFGS", part_size=3, batch_size="all"), "LBFGS with part_size"),
+    "a metric without plain text": (lambda: dict(monitor="r2", metrics=["r2"]), "monitor='r2' cannot be written plainly"),
+    "schedules within a schedule": (
+        lambda: dict(scheduler={"name": "ChainedScheduler", "schedulers": [{"name": "ConstantLR"}, {"name": "ExponentialLR", "gamma": 0.9}]}),
+        "holds other schedulers.*list",
+    ),
     "a lambda in a schedule": (lambda: dict(scheduler={"name": "LambdaLR", "lr_lambda": lambda epoch: 0.9}), "scheduler.*lambda"),
 }
 
@@ -98,10 +113,20 @@ def test_an_instance_that_needs_unknown_arguments_is_refused(tmp_path, monkeypat
         run.eject(tmp_path / "train.py")
 
 
-@pytest.mark.parametrize("settings", [dict(optimizer="LBFGS", part_size=3, batch_size="all"), dict(monitor="r2", metrics=["r2"])])
-def test_settings_without_plain_text_are_refused(settings, tmp_path):
-    with pytest.raises(SettingsError, match="cannot be written"):
-        fit(**settings).eject(tmp_path / "train.py")
+def test_a_function_that_draws_from_a_generator_at_the_top_of_its_file_is_named(tmp_path, monkeypatch):
+    text = "import numpy\nimport torch\n\nrng = numpy.random.default_rng(1)\n\n\ndef noisy(x, generator):\n    return x + torch.tensor(rng.random(), dtype=x.dtype)\n"
+    (tmp_path / "noise.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("noise", None)
+    from noise import noisy
+
+    with pytest.raises(SettingsError, match=r"augment, noisy, draws from rng, a generator at the top of noise\.py"):
+        fit(augment=noisy).eject(tmp_path / "train.py")
+
+
+def test_an_instance_without_checkpoints_is_told_before_the_run(capsys):
+    fit(nn.Linear(3, 1), folder="runs", checkpoint=None, quiet=False)
+    assert "eject): nothing keeps the weights that it begins with" in capsys.readouterr().err.split("epoch 1/")[0]
 
 
 def test_nothing_is_written_over(tmp_path):

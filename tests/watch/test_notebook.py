@@ -113,7 +113,7 @@ def test_quiet_shows_nothing(kernel: Notebook) -> None:
 
 def test_an_interrupted_cell_leaves_a_run_that_ends_in_the_same_bits(kernel: Notebook) -> None:
     folder = Path(kernel.client.resources["metadata"]["path"])
-    (pid,) = kernel("import os; print(os.getpid())")
+    pid = kernel.client.km.provisioner.pid
     settings = "loss='L1Loss', optimizer='SGD', lr=0.001, epochs=400, patience=None, name=NAME"
     kernel(f"whole = fs.fit('linear', splits, quiet=True, {settings.replace('NAME', repr('whole'))})")
 
@@ -122,7 +122,7 @@ def test_an_interrupted_cell_leaves_a_run_that_ends_in_the_same_bits(kernel: Not
         history = folder / "runs" / "stopped" / "history.jsonl"
         while not history.exists() or history.stat().st_size < 2000:
             time.sleep(0.01)
-        os.kill(int(pid["text"]), signal.SIGINT)
+        os.kill(pid, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt, daemon=True)
     thread.start()

@@ -7,8 +7,9 @@ so it holds no `if` for what is off; and what cannot be written truly is refused
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ from fivestep.errors import CannotCreateError, SettingsError, UsageError
 from fivestep.model import building
 from fivestep.model.optimizers import join_state
 from fivestep.results import runs
-from fivestep.results.eject_code import Script, file_of, imports_fivestep, literal, why_not_from_a_file
+from fivestep.results.eject_code import REFUSED, Script, literal
 from fivestep.results.eject_data import check_in_memory, data_section, dataset_refusal, names_of
 from fivestep.results.eject_loop import loop_section, loss_section
-from fivestep.results.eject_model import model_section
+from fivestep.results.eject_model import model_call, model_section
 from fivestep.results.eject_optimizer import optimizer_section, schedule_section
 from fivestep.train import checkpoints
 
@@ -204,33 +205,37 @@ def checkpoint_weights(folder: Path) -> dict[str, Tensor] | None:
 # -- told before the run ---------------------------------------------------------------------------------------------------------------------------------------
 
 
-def obstacles(arguments: Mapping[str, Any], splits: Any, built: Any) -> list[str]:
-    """What will keep this run from being ejected, known before its first step; each with the way on."""
-    found = []
-    data = splits.train.data
-    if data.kind == "dataset":
-        found.append(dataset_refusal(data).removeprefix("This run cannot be written as a script: "))
-    recipe = built.recipe
-    if recipe["kind"] == "import" and built.why_not is not None:
+def obstacles(prepared: Any) -> list[str]:
+    """What will keep this run from being ejected, known before its first step; each with the way on.
+
+    The parts of the script that can refuse are written and thrown away. What the user's own objects keep
+    in attributes is given back as it was, as some of them are called for that.
+    """
+    data, built, ask = prepared.splits.train.data, prepared.built, prepared.arguments
+    if not hasattr(prepared.encoded["train"], "inputs"):
+        return [dataset_refusal(data).removeprefix(REFUSED)]
+    script, names, found = Script(Path.cwd()), names_of(prepared), []
+
+    def tried(write: Callable[[], Any]) -> Any:
+        try:
+            return write()
+        except SettingsError as refusal:
+            found.append(str(refusal).removeprefix(REFUSED))
+        except Exception as error:  # the user's own code, or an argument that no literal holds: eject would end with this too
+            found.append(f"{type(error).__name__}: {error}.")
+        return None
+
+    attributes = copy.deepcopy(prepared.training.attributes.capture())
+    if built.recipe["kind"] == "import" and built.why_not is not None:
         found.append(f"model: {built.why_not}.")
-    elif recipe["kind"] == "import" and recipe.get("file") and file_of(type(built.module)) is not None:
-        line = imports_fivestep(Path(recipe["file"]))
-        if line is not None:
-            found.append(
-                f"model: {Path(recipe['file']).name} imports fivestep (line {line}), and a script that stands alone cannot. Move the class to a file of its own."
-            )
-    for key in ("loss", "compute", "step", "optimizer", "scheduler", "augment", "batches", "output"):
-        for function in functions_in(arguments.get(key)):
-            why = why_not_from_a_file(function, key)
-            if why is not None:
-                found.append(why)
-    return found
-
-
-def functions_in(value: Any) -> list[Any]:
-    """The classes and functions that a setting holds."""
-    if isinstance(value, Mapping):
-        return [one for item in value.values() for one in functions_in(item)]
-    if isinstance(value, (list, tuple)):
-        return [one for item in value for one in functions_in(item)]
-    return [value] if callable(value) and not isinstance(value, nn.Module) else []
+    elif built.recipe["kind"] != "built-in":
+        tried(lambda: model_call(script, prepared))
+    if ask["checkpoint"] is None and (not built.rebuildable or ask["weights"] is not None):
+        found.append("nothing keeps the weights that it begins with, as checkpoint=None. Leave checkpoint= out: the first one is written before step 1.")
+    section = tried(lambda: loss_section(script, prepared, names))
+    tried(lambda: optimizer_section(script, prepared))
+    moves = tried(lambda: schedule_section(script, prepared))
+    if section is not None and moves is not None:
+        tried(lambda: loop_section(script, prepared, names, section[1], moves))
+    prepared.training.attributes.restore(attributes)
+    return list(dict.fromkeys(found))

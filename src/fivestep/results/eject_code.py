@@ -11,6 +11,7 @@ import functools
 import inspect
 import math
 import os
+import random
 import re
 import sys
 import sysconfig
@@ -101,9 +102,12 @@ def joined_imports(lines: Sequence[str]) -> str:
     return "\n".join([*plain, *(f"from {module} import {', '.join(sorted(names))}" for module, names in by_module.items())])
 
 
+REFUSED = "This run cannot be written as a script: "
+
+
 def refuse(why: str) -> SettingsError:
     """The error for what cannot be written, with the way on."""
-    return SettingsError(f"This run cannot be written as a script: {why}")
+    return SettingsError(f"{REFUSED}{why}")
 
 
 # -- literals --------------------------------------------------------------------------------------------------------------------------------------------------
@@ -168,9 +172,7 @@ def constructor(module: nn.Module, what: str) -> str:
             continue
         if not hasattr(module, name):
             if parameter.default is inspect.Parameter.empty:
-                raise SettingsError(
-                    f"This run cannot be written as a script: the argument {name} of {what}, a {cls.__name__}, cannot be told from the instance."
-                )
+                raise refuse(f"the argument {name} of {what}, a {cls.__name__}, cannot be told from the instance.")
             continue
         value = getattr(module, name)
         if isinstance(value, Tensor) or value != parameter.default:
@@ -239,7 +241,22 @@ def why_not_from_a_file(target: Any, what: str) -> str | None:
     found = imports_fivestep(path)
     if found is not None:
         return f"{what}, {name}, stands in {path.name}, which imports fivestep (line {found}); a script that stands alone cannot. Move it to a file of its own."
+    drawing = global_generator(target)
+    if drawing is not None:
+        return f"{what}, {name}, draws from {drawing}, a generator at the top of {path.name}, and where that stood is not known. Draw from torch's own, or take a generator."
     return None
+
+
+def global_generator(target: Any) -> str | None:
+    """The name of a random generator among the global variables that a function, or a class's forward, uses; None where it uses none."""
+    function = inspect.unwrap(getattr(target, "forward", target) if inspect.isclass(target) else target)
+    if not inspect.isfunction(function):
+        return None
+    kinds: tuple[type, ...] = (torch.Generator, random.Random)
+    if "numpy" in sys.modules:
+        numpy = sys.modules["numpy"]
+        kinds += (numpy.random.Generator, numpy.random.RandomState)
+    return next((name for name in function.__code__.co_names if isinstance(function.__globals__.get(name), kinds)), None)
 
 
 def imports_fivestep(path: Path) -> int | None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fivestep import seeds
+from fivestep.data.augmenting import ShiftAndFlip
 from fivestep.data.batches import map_tensors, tensors_of
 from fivestep.model import losses, models
 from fivestep.model.weights import same_bits
@@ -380,9 +381,7 @@ def step_lines(script: Script, prepared: Any, names: Names, fed: Fed | None, mov
     lines: list[str] = []
     if plan.batches.augment is not None:
         use_generator(script)
-        augment = script.use(plan.batches.augment, "augment")
-        source = prepared.encoded["train"]
-        refuse_if_global(lambda: plan.batches.augment(source.take(torch.arange(min(2, len(source))))[0], seeds.generator(0, "augment", 0, 0)), "augment")
+        augment = augment_function(script, prepared)
         left = ", ".join(names.inputs)
         called = f'{augment}({names.inputs_text}, generator(SEED, "augment", epoch, step_in_epoch))'
         lines.append(f"{left} = {called}" + (".values()" if names.form == "dict" else ""))
@@ -401,6 +400,38 @@ def step_lines(script: Script, prepared: Any, names: Names, fed: Fed | None, mov
     if training.average is not None and training.average.name == "EMA":
         lines.append(f"move_average(1 - {literal(training.average.decay)})")
     return lines
+
+
+def augment_function(script: Script, prepared: Any) -> str:
+    """The name of the function that changes a training batch: the user's own, or shifts and mirrors written out for this run."""
+    augment = prepared.plan.batches.augment
+    if isinstance(augment, ShiftAndFlip):
+        text = shift_and_flip_text(augment, "" if prepared.device.type == "cpu" else ".to(images.device)")
+        return script.define("augmented", text, "import torch", *(["from torch.nn import functional"] if augment.shift else []))
+    name = script.use(augment, "augment")
+    source = prepared.encoded["train"]
+    refuse_if_global(lambda: augment(source.take(torch.arange(min(2, len(source))))[0], seeds.generator(0, "augment", 0, 0)), "augment")
+    return name
+
+
+def shift_and_flip_text(augment: ShiftAndFlip, moved: str) -> str:
+    """`ShiftAndFlip` as a function of its own, with what it draws in the same order; `moved` takes what was drawn to the images' device."""
+    told = [f"moved by up to {augment.shift} pixels"] if augment.shift else []
+    told += ["half of them mirrored, by chance"] if augment.flip else []
+    lines = ["def augmented(images, generator):", f'    """{", ".join(["The images (n, channels, height, width)", *told])}."""']
+    if augment.shift:
+        lines += [
+            "    height, width = images.shape[2:]",
+            f"    padded = functional.pad(images, [{augment.shift}] * 4)",
+            f"    down, right = torch.randint(0, {2 * augment.shift + 1}, (2, len(images)), generator=generator).tolist()",
+            "    images = torch.stack([image[:, y : y + height, x : x + width] for image, y, x in zip(padded, down, right)])",
+        ]
+    if augment.flip:
+        lines += [
+            f"    mirrored = torch.rand(len(images), generator=generator){moved} < 0.5",
+            "    images = torch.where(mirrored[:, None, None, None], images.flip(3), images)",
+        ]
+    return "\n".join([*lines, "    return images"])
 
 
 def forward_and_loss(script: Script, prepared: Any, names: Names, fed: Fed | None, share: str = "", numbers: tuple[int, int] = (1, 2)) -> list[str]:

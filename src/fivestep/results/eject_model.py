@@ -36,21 +36,12 @@ READ_TENSORS = '''def read_tensors(path):
 
 def model_section(script: Script, prepared: Any, start: dict[str, Tensor] | None) -> str:
     """`model = Net(...)`, with the weights that the run began with; frozen parts frozen."""
-    recipe, model = prepared.built.recipe, prepared.training.model
+    model = prepared.training.model
     lines = []
     script.imports.add("import torch")
     if start is None:
         lines += [f"{seed}" for seed in seeding(script, model, "SEED")]
-    if recipe["kind"] == "built-in":
-        lines.append(f"model = {built_in(script, prepared, recipe)}")
-    elif recipe["kind"] == "import":
-        target = class_of(prepared)
-        args = {key: building._decoded(value) for key, value in recipe["args"].items()}
-        name = script.use(target, "model")
-        positional = [literal(args.pop(key)) for key in building._positional_names(target) if key in args]
-        lines.append(f"model = {call(name, {key: literal(value) for key, value in args.items()}, first=positional)}")
-    else:
-        lines.append(f"model = {instance(script, model)}")
+    lines.append(f"model = {model_call(script, prepared)}")
     if start is not None:
         script.files["initial.safetensors"] = bytes(state_to_bytes(start))
         here(script)
@@ -71,6 +62,20 @@ def model_section(script: Script, prepared: Any, start: dict[str, Tensor] | None
     if prepared.device.type != "cpu":
         lines.append(f'model.to("{prepared.device}")')
     return "\n".join(lines)
+
+
+def model_call(script: Script, prepared: Any) -> str:
+    """The call that builds the model: `Net(7, widths=(9,))`."""
+    recipe = prepared.built.recipe
+    if recipe["kind"] == "built-in":
+        return built_in(script, prepared, recipe)
+    if recipe["kind"] == "instance":
+        return instance(script, prepared.training.model)
+    target = class_of(prepared)
+    args = {key: building._decoded(value) for key, value in recipe["args"].items()}
+    name = script.use(target, "model")
+    positional = [literal(args.pop(key)) for key in building._positional_names(target) if key in args]
+    return call(name, {key: literal(value) for key, value in args.items()}, first=positional)
 
 
 def class_of(prepared: Any) -> Any:

@@ -21,6 +21,7 @@ import torch
 from fivestep.train.events import EpochEnded, RunEnded, RunStarted
 
 BLOCKS, PLAIN_BLOCKS = "▁▂▃▄▅▆▇█", "_.-=+*#@"
+NARROW = 72  # columns of a terminal below which words give way
 MOST_LINES = 14  # columns or layers that are shown; the report has all
 COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
@@ -355,11 +356,11 @@ def print_scores(scores: Any, stream: Any = None) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    told = Text(repr(scores))
-    told.highlight_regex(r"(?<!NOT shown )better than no skill", "green")
-    told.highlight_regex(r"NOT shown better than no skill|WORSE than no skill|By none of these scores .*", "bold red")
-    width = max(shutil.get_terminal_size().columns, max(map(len, told.plain.splitlines())) if shutil.get_terminal_size().columns >= 80 else 0)
-    Console(file=out, highlight=False, width=width, soft_wrap=True).print(told)
+    width = shutil.get_terminal_size().columns
+    told = Text(repr(scores) if width >= NARROW else repr(scores).replace(" than no skill\n", "\n"))  # the column's head says it
+    told.highlight_regex(r"(?<!NOT shown )\bbetter( than no skill)?$", "green")
+    told.highlight_regex(r"NOT shown better|WORSE|By none of these scores .*", "bold red")
+    Console(file=out, highlight=False, width=width).print(told)  # sentences are wrapped between words
 
 
 # -- words -----------------------------------------------------------------------------------------------------------------------------------------------------

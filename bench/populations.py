@@ -15,10 +15,10 @@ import warnings
 import torch
 from torch import nn
 
-from fivestep import stacking
 from fivestep.data.batches import tensors_of
 from fivestep.data.data import Data, Splits
-from fivestep.stacking import Job
+from fivestep.experiments import stacking
+from fivestep.experiments.stacking import Job
 from fivestep.train import epochs
 from fivestep.train.population import Member, Population
 
@@ -98,9 +98,14 @@ def main() -> None:
     parser.add_argument("--compiled", action="store_true", help="the compiled stacked step too")
     parser.add_argument("--only", help="one workload")
     parser.add_argument("--members", type=int, default=32)
+    parser.add_argument("--workers", action="store_true", help="only W2 in two worker processes; wants two quiet cores")
+    parser.add_argument("--epochs", type=int, default=12, help="of each training with --workers: fewer make the start of the processes weigh more")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
+    if arguments.workers:
+        workers("W2", *WORKLOADS["W2"], lengthened=arguments.epochs)
+        return
     repeats = 2 if arguments.quick else 5
     names = [arguments.only] if arguments.only else ["W1", "S"] if arguments.quick else list(WORKLOADS)
     rates = [10 ** (-4 + 3 * k / max(1, arguments.members - 1)) for k in range(arguments.members)]
@@ -123,20 +128,20 @@ def main() -> None:
                 print(f"{name:3} {'5 folds' + (', compiled' if compiled else ''):18} one fit / all five stacked:", end="")
                 pairs(make, jobs, repeats, shared=False, compiled=compiled, single=jobs[:1])
     if not arguments.quick:
-        workers("W2", *WORKLOADS["W2"])
+        workers("W2", *WORKLOADS["W2"], lengthened=arguments.epochs)
 
 
 def data_of(data: Data) -> tuple[torch.Tensor, torch.Tensor]:
     return data.source.inputs, data.source.targets[0]
 
 
-def workers(name: str, rows: int, width: int, make, optimizer: str, batch: int, num_epochs: int) -> None:
+def workers(name: str, rows: int, width: int, make, optimizer: str, batch: int, num_epochs: int, lengthened: int = 12) -> None:
     """Two worker processes against one after another, with everything they cost (starting, sending the data, one thread each)."""
     import fivestep as fs
 
     splits = Splits(regression(rows, width), val=regression(1000, width))
     over = {"lr": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2]}
-    given = dict(loss="MSELoss", optimizer=optimizer, batch_size=batch, epochs=12 * num_epochs, device="cpu", folder=None, quiet=True, checks=False)
+    given = dict(loss="MSELoss", optimizer=optimizer, batch_size=batch, epochs=lengthened * num_epochs, device="cpu", folder=None, quiet=True, checks=False)
     model_args = dict(num_inputs=width, num_outputs=1, widths=[128, 128])
     ratios = []
     for _ in range(2):

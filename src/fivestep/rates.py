@@ -21,7 +21,8 @@ from fivestep.data.data import Part, Splits, as_splits
 from fivestep.errors import NonFiniteError, SettingsError
 from fivestep.preparing import Session, prepare
 from fivestep.train import epochs
-from fivestep.train.population import Member, Population, Unstackable
+from fivestep.train.population import Member, Population
+from fivestep.train.tracing import Unstackable
 
 DECADES = (-5, 0)
 PER_DECADE = 4

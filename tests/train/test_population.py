@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from fivestep import workflow
 from fivestep.data.data import Splits
 from fivestep.preparing import Session, prepare
 from fivestep.train import epochs
-from fivestep.train.population import Member, Population, Stack, Streams, Unstackable, peak_bytes, why_alone
+from fivestep.train.population import Member, Population, why_alone
+from fivestep.train.stack import Stack, Streams
+from fivestep.train.tracing import Unstackable, peak_bytes
 
 
 @pytest.fixture
@@ -206,3 +209,17 @@ def test_the_peak_of_memory_counts_what_is_alive_at_once() -> None:
         return x
 
     assert peak_bytes(make_fx(chain)(torch.zeros(1000))) == 8000  # one that is read and one that is written, of 4,000 bytes each
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
+@pytest.mark.parametrize("between", [nn.Tanh, lambda: nn.Dropout(0.3)])
+def test_a_compiled_stack_ends_as_the_same_stack_to_rounding(splits: Splits, between: Any) -> None:
+    make = lambda: nn.Sequential(nn.Linear(5, 3), between(), nn.Linear(3, 1))  # noqa: E731
+    plain, compiled = (pair(make, splits, optimizer="AdamW") for _ in range(2))
+    for group, compile_step in ((plain, False), (compiled, True)):
+        population = Population(group, shared=True, compile_step=compile_step)
+        population.prepare()
+        population.run()
+    for one, other in zip(plain, compiled):
+        for a, b in zip(one.training.model.parameters(), other.training.model.parameters()):
+            assert torch.allclose(a, b, rtol=1e-5, atol=1e-7)

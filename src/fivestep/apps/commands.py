@@ -168,14 +168,15 @@ def sweep(
         model or named_model or "auto", splits, dict(map(read_over, over)), seeds=seeds, search=search, trials=trials, storage=storage, workers=workers,
         quiet=context.obj, **settings,
     )  # fmt: skip
+    report = str(found.report()) if found.folder is not None else None
     best = found.best
     if as_json:
-        emit({"sweep": str(found.folder) if found.folder else None, "best": str(best.folder) if best.folder else None, "best_settings": found.best_settings,
+        emit({"sweep": str(found.folder) if found.folder else None, "report": report, "best": str(best.folder) if best.folder else None, "best_settings": found.best_settings,
               "comparison": found.comparison.to_json(), "table": found.table.to_dicts()})  # fmt: skip
         return
     print(found)
     if best.folder is not None:
-        print(f"\nbest   {best.folder}\nmodel  {best.folder}/model.fivestep")
+        print(f"\nbest   {best.folder}\nmodel  {best.folder}/model.fivestep\nreport {report}")
         if splits.test is not None:
             print(f"next   fivestep evaluate {best.folder} --split test")
 
@@ -185,12 +186,15 @@ def compare(
     paths: Annotated[list[str], typer.Argument(metavar="RUN...", help="Folders of runs on the same rows.")],
     split: Annotated[str, typer.Option(help="val, or test (which counts as a look for each run).")] = "val",
     metric: Annotated[str | None, typer.Option(help="loss, or a metric's name.")] = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="A report of it too, as one HTML file.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Runs paired by row: what is better, and what could be luck."""
     from fivestep import experiments
 
     compared = experiments.compare(*paths, split=split, metric=metric)
+    if output is not None:
+        compared.report(output)
     emit(compared.to_json()) if as_json else print(compared)
 
 
@@ -322,17 +326,22 @@ def verify(what: Annotated[str, typer.Argument(help="A run or an artifact.")], a
 
 @command()
 def report(
-    run: Annotated[str, typer.Argument(help="The folder of a run whose data can be read again.")],
+    run: Annotated[str, typer.Argument(help="The folder of a run whose data can be read again, or of a sweep.")],
     output: Annotated[str | None, typer.Option("--output", "-o", help="Where the report goes (default: RUN/report.html).")] = None,
     model_class: Annotated[str | None, typer.Option("--model", help="FILE.py:CLASS of a model of your own.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """One HTML file: what was trained, how good it is, where it errs."""
+    """One HTML file: what was trained, how good it is, where it errs; of a sweep: what helped and what could be luck."""
     from fivestep import workflow
     from fivestep.model.building import load_file_class
 
-    objects = {"model": load_file_class(model_class)} if model_class else {}
-    written = workflow.load_run(run, **objects).report(output)
+    if (Path(run) / "sweep.json").exists():
+        from fivestep.experiments.sweeps import read_sweep
+
+        written = read_sweep(run).report(output)
+    else:
+        objects = {"model": load_file_class(model_class)} if model_class else {}
+        written = workflow.load_run(run, **objects).report(output)
     emit({"run": run, "report": str(written)}) if as_json else print(written)
 
 

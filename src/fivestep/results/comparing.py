@@ -13,11 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fivestep import displays
 from fivestep.errors import UsageError
 
 METHOD = (
@@ -179,10 +181,22 @@ class Comparison:
                           "" if difference is None else between(difference, signed), row.verdict))  # fmt: skip
         return "\n".join([f"{self.split}, {'higher' if self.higher_is_better else 'lower'} is better", *aligned(lines), *("  " + note for note in self.notes)])
 
-    def _repr_html_(self) -> str:
-        import html
+    def report(self, path: str | Path = "comparison.html") -> Path:
+        """Write the comparison as one HTML file, complete in itself, and return its path."""
+        from fivestep.results import comparison_report
 
-        return f"<pre>{html.escape(repr(self))}</pre>"
+        return comparison_report.write(comparison_report.render(self), path)
+
+    def _repr_html_(self) -> str:
+        head = ("", self.metric, "95 % interval", "to the best", "corrected interval", "")
+        rows = [
+            (row.name, number(row.score.value), between(row.score), "" if row.difference is None else signed(row.difference.value),
+             "" if row.difference is None else between(row.difference, signed), row.verdict)
+            for row in self.rows[:50]
+        ]  # fmt: skip
+        better = "higher" if self.higher_is_better else "lower"
+        more = f"; {len(self.rows) - 50} more" if len(self.rows) > 50 else ""
+        return displays.table(rows, head, caption=f"{self.split}, {better} is better{more}") + displays.lines(self.notes)
 
 
 def compare_measured(

@@ -185,9 +185,14 @@ def write(parent: Path, training: Training, facts: Mapping[str, Any], *, replace
     """The folder of a new checkpoint, durable when this returns. Raises StorageError, with nothing changed; NonFiniteError where weights or state are not finite."""
     check_weights(training, [], may_be_infinite)
     state_tensors, entry = capture(training)
-    contents = {"state.safetensors": tensors.StateWriter(state_tensors), "state.json": files.write_json(entry, indent=None)}
+    contents = contents_of(state_tensors, entry)
     places = {"step": training.step, "epoch": training.epoch, "step_in_epoch": training.step_in_epoch}
     return files.publish(parent, name_of(training.step), contents, facts=places | dict(facts), replace=replace)
+
+
+def contents_of(state_tensors: Mapping[str, Tensor], entry: Any) -> dict[str, Any]:
+    """The files of a checkpoint, as `files.publish` takes them."""
+    return {"state.safetensors": tensors.StateWriter(state_tensors), "state.json": files.write_json(entry, indent=None)}
 
 
 def parsed(published: files.Published) -> tuple[dict[str, Tensor], Any]:
@@ -243,6 +248,11 @@ def read_rhythm(checkpoint: Any) -> tuple[str, float]:
     if match and float(match[1]) > 0:
         return "seconds", float(match[1]) * {"s": 1, "sec": 1, "min": 60, "h": 3600}[match[2]]
     raise SettingsError(f'checkpoint={checkpoint!r} is not known. Use a time ("5min", "30s"), "epoch", a number of steps, or None.')
+
+
+def wait_seconds(every: float, save_seconds: float) -> float:
+    """Until the next checkpoint. The default rhythm stretches where saving takes long, so that it costs at most 1 % of the time; one that was chosen is kept."""
+    return max(every, 99 * save_seconds if every == DEFAULT_SECONDS else 0.0)
 
 
 class Keeper:
@@ -345,9 +355,7 @@ class Keeper:
         if self.rhythm == "steps":
             self.due_step = (training.step // int(self.every) + 1) * int(self.every)
         elif self.rhythm == "seconds":
-            # The default rhythm stretches for a model whose saving takes long, so that it costs at most 1 % of the time; a rhythm that was chosen is kept.
-            stretched = 99 * self.save_seconds if self.every == DEFAULT_SECONDS else 0.0
-            self.due_time = time.monotonic() + max(self.every, stretched)
+            self.due_time = time.monotonic() + wait_seconds(self.every, self.save_seconds)
 
     def interrupted(self, training: Training, folder: Path) -> Interrupted:
         """What to raise after the run was ended by a signal."""

@@ -30,6 +30,7 @@ class Listener:
     def __init__(self) -> None:
         self.number: int | None = None
         self.polled = False
+        self.edge = "step"  # where the loop looks
         self.process = os.getpid()
 
     def handle(self, number: int, _: Any) -> None:
@@ -44,12 +45,12 @@ class Listener:
         if not self.polled:
             raise StopSignal(number)
         with contextlib.suppress(OSError):
-            os.write(2, b"\nStopping after this step; once more stops at once.\n")
+            os.write(2, f"\nStopping after this {self.edge}; once more stops at once.\n".encode())
 
     @contextlib.contextmanager
-    def polling(self) -> Iterator[None]:
-        """Inside, a signal only sets `number`: whoever trains looks at it between steps."""
-        self.polled = True
+    def polling(self, edge: str = "step") -> Iterator[None]:
+        """Inside, a signal only sets `number`: whoever trains looks at it between steps (or epochs: `edge`)."""
+        self.polled, self.edge = True, edge
         try:
             yield
         finally:

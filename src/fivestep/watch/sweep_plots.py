@@ -31,12 +31,13 @@ def plot_lr(sweep: Any) -> Any:
             lines.setdefault(rest, []).append((change["lr"], row))
     if not lines:
         raise UsageError("plot('lr') shows scores over learning rates, and lr was not varied. Use plot('parallel').")
-    for rest, points in lines.items():
+    for place, (rest, points) in enumerate(lines.items()):
+        beside = 1.04 ** (place - (len(lines) - 1) / 2)  # intervals at the same rate stand side by side, not over each other
         points = sorted(((lr, row) for lr, row in points if math.isfinite(row.score.value)), key=lambda point: point[0])
         values = [row.score.value for _, row in points]
         below = [max(0.0, row.score.value - row.score.low) if row.score.low is not None else 0.0 for _, row in points]
         above = [max(0.0, row.score.high - row.score.value) if row.score.high is not None else 0.0 for _, row in points]
-        axes.errorbar([lr for lr, _ in points], values, yerr=[below, above], marker="o", capsize=2, label=rest or None)
+        axes.errorbar([lr * beside for lr, _ in points], values, yerr=[below, above], marker="o", capsize=2, label=rest or None)
     axes.set(xscale="log", xlabel="learning rate", ylabel=f"validation {sweep.metric} (95 % interval)")
     if any(lines):
         axes.legend()
@@ -56,11 +57,21 @@ def plot_parallel(sweep: Any) -> Any:
         axes.plot(range(len(places)), heights, color=ORANGE if best else BLUE, linewidth=2.5 if best else 1, alpha=1.0 if best else 0.35)
     for place, column in enumerate(columns):
         axes.axvline(place, color=GREY, linewidth=0.5)
-        for value, height in {str(value): (value, height) for value, height in zip(column, places[place])}.values() if place < len(factors) else ():
-            axes.annotate(f"{value:.3g}" if isinstance(value, float) else str(value), (place, height), fontsize=7, xytext=(3, 0), textcoords="offset points")
+        for value, height in (
+            {str(value): (value, height) for value, height in zip(column, places[place])}.values() if place < len(factors) else ends(column, places[place])
+        ):
+            axes.annotate(f"{value:.3g}" if isinstance(value, float) else str(value), (place, height), fontsize=8, xytext=(4, 2), textcoords="offset points")
     axes.set_xticks(range(len(columns)), [*factors, f"validation {sweep.metric}"])
-    axes.set(ylabel="least to most of each axis")
+    axes.set(ylabel="each axis from its least to its most")
+    axes.set_yticks([])  # each axis has its own values beside it
+    axes.margins(x=0.08)
     return made
+
+
+def ends(values: list[Any], heights: list[float]) -> list[tuple[Any, float]]:
+    """The least and the most of an axis, with their heights."""
+    pairs = sorted(zip(values, heights), key=lambda pair: pair[1])
+    return [pairs[0], pairs[-1]]
 
 
 def places_of(values: list[Any]) -> list[float]:

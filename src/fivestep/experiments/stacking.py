@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,12 +18,12 @@ from torch import nn
 
 from fivestep import workflow
 from fivestep.data.batches import tensors_of
-from fivestep.feeding import evaluation_batches, evaluation_rows, weigher
+from fivestep.feeding import evaluation_rows
 from fivestep.preparing import Session, prepare
-from fivestep.pruning import Prune
 from fivestep.settings import record
 from fivestep.train import loop
-from fivestep.train.population import Member, Population, Unstackable, Validation, peak_bytes, why_alone
+from fivestep.train.population import Member, Population, why_alone
+from fivestep.train.tracing import Unstackable, peak_bytes
 
 # What may differ between members of one stack: numbers beside each weight, and what each member's own objects decide.
 NUMBERS = ("lr", "seed", "scheduler", "clip_norm", "patience")
@@ -123,6 +122,7 @@ def plan_alike(make_model: Any, jobs: Sequence[Job], *, force: bool, same_order:
         if flops > MOST_FLOPS and not force and sessions[0].device.type == "cpu":
             raise Unstackable(
                 f"a forward pass does {flops / 1e6:.0f} million multiplications and additions, more than the {MOST_FLOPS / 1e6:.0f} million up to which stacking gains"
+                + ("" if otherwise == "workers" else "; worker processes gain on several cores (workers=2)")
             )
         population = Population(members, shared=shared)
         graph = population.prepare()
@@ -182,48 +182,3 @@ def available_bytes(device: torch.device) -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
     except (AttributeError, ValueError, OSError):
         return 4 << 30
-
-
-@dataclass
-class Stacked:
-    """One job's end in a stack: the session as `finish` takes it, how it ended, and its share of the seconds."""
-
-    job: Job
-    session: Session
-    status: str
-    reason: str
-    seconds: float
-
-
-def train_group(make_model: Any, group: Group, *, checks: bool = True, compile_step: bool = False, prune: Prune | None = None) -> list[Stacked]:
-    """Train a stacked group; every session ends as if it had been trained alone, to rounding. Raises FindingsError where a check of the first member stops it."""
-    began = time.perf_counter()
-    # The members share data, model and loss, so the checks before a run are made once, on the first of them.
-    sessions = [session_of(make_model, job, checks=checks and position == 0) for position, job in enumerate(group.jobs)]
-    # Of the observers only the user's own: the console and the checks of one run do not look at a stack.
-    sessions = [replace(session, plan=replace(session.plan, observers=tuple(job.settings.get("observers", ())))) for session, job in zip(sessions, group.jobs)]
-    members = [Member(session.training, session.plan) for session in sessions]
-    first = sessions[0]
-    validation = None
-    if group.shared and first.plan.validate is not None and first.plan.monitor == "loss" and first.arguments["metrics"] is None and "val" in first.encoded:
-        source = first.encoded["val"]
-        if hasattr(source, "inputs"):
-            dtype = next(parameter.dtype for parameter in first.training.model.parameters() if parameter.is_floating_point())
-            batches = list(evaluation_batches(source, evaluation_rows(source), first.device, dtype))
-            validation = Validation(batches, weigher(first.loss))
-    keys = [(job.variant, job.seed) for job in group.jobs]
-
-    def prune_members(epoch: int, values: dict[int, float]) -> set[int]:
-        assert prune is not None
-        stopped = prune(epoch, {keys[k]: value for k, value in values.items()})
-        return {k for k in values if keys[k] in stopped}
-
-    population = Population(
-        members, shared=group.shared, validation=validation, compile_step=compile_step, prune=None if prune is None else prune_members
-    )  # fmt: skip
-    population.prepare()
-    population.run()
-    share = (time.perf_counter() - began) / len(members)
-    for session in sessions:
-        session.checks = None  # what watches a run saw no steps of it
-    return [Stacked(job, session, member.status, member.reason, share) for job, session, member in zip(group.jobs, sessions, members)]

@@ -14,12 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fivestep import variants, workflow
+from fivestep import workflow
 from fivestep.errors import MissingInputError, TrainingError, UsageError
-from fivestep.pruning import Key
+from fivestep.experiments import variants
+from fivestep.experiments.pruning import Key
+from fivestep.experiments.stacking import Group, Job
+from fivestep.experiments.trials import Trial, fit_job
 from fivestep.seeds import derive
-from fivestep.stacking import Group, Job
-from fivestep.trials import Trial, fit_job
 
 
 def run_study(made: Any, over: Mapping[str, Any], seeds: list[int], *, trials: int | None, storage: str | Path | None) -> Any:
@@ -44,7 +45,7 @@ def run_study(made: Any, over: Mapping[str, Any], seeds: list[int], *, trials: i
     made.jobs = [Job(0, seed, settings, splits) for seed in seeds]
     direction = "maximize" if made.higher_is_better else "minimize"
     quiet = given.get("quiet", False)
-    with made._locked_folder(lambda text: None) if storage is None else shared_folder(made):
+    with made.locked_folder(lambda text: None) if storage is None else shared_folder(made):
         if storage is None and made.folder is not None:
             storage = made.folder / "study.journal"
         optuna.logging.set_verbosity(optuna.logging.WARNING)

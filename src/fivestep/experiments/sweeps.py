@@ -7,30 +7,33 @@ for the winner, when the user asks; and every finished training is one small fil
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
-import json
 import math
 import sys
 import time as clock
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import torch
 from torch import nn
 
-from fivestep import files, stacking, variants, workflow
+from fivestep import displays, files, workflow
 from fivestep.data.data import Data, Part, Splits, as_data, as_splits
 from fivestep.data.splits import fold_indices
-from fivestep.errors import DataError, FivestepError, SettingsError, TrainingError, UsageError
+from fivestep.errors import FivestepError, Interrupted, MissingInputError, SettingsError, TrainingError, UsageError
+from fivestep.experiments import folders, stacking, variants
+from fivestep.experiments.pruning import Halving, Prune
+from fivestep.experiments.stacking import Group, Job
+from fivestep.experiments.training import Task, train_group
+from fivestep.experiments.trials import Trial, fit_in, job_name, objects_of, reopened
 from fivestep.model import metrics as scoring
 from fivestep.model.building import nearest
 from fivestep.preparing import asked_settings
-from fivestep.pruning import Halving, Prune
-from fivestep.results import runs
+from fivestep.results import comparison_report, runs
 from fivestep.results.comparing import (
     Comparison,
     Effect,
@@ -45,15 +48,9 @@ from fivestep.results.comparing import (
     pareto,
     signed,
 )
-from fivestep.results.measuring import Measurement, main_metric, measure, measure_all
 from fivestep.results.run import Run
 from fivestep.settings import record
-from fivestep.stacking import Group, Job
-from fivestep.train import checkpoints
-from fivestep.train.population import Unstackable
-from fivestep.trials import Trial, begin_worker, fit_in, fit_job, job_name, objects_of, reopened, trial_of
-
-FORMAT = 1
+from fivestep.train import signals
 
 
 def sweep(
@@ -104,7 +101,7 @@ def sweep(
     if storage is not None and search != "optuna":
         raise UsageError("storage= is where an Optuna study is kept: give search='optuna' too. Every other sweep is kept in its folder.")
     if search == "optuna":
-        from fivestep.studies import run_study
+        from fivestep.experiments.studies import run_study
 
         return run_study(Sweep("sweep", make_model, [], [], splits, given, []), over or {}, chosen_seeds, trials=trials, storage=storage)
     drawn = search == "random" or trials is not None
@@ -169,65 +166,6 @@ def cross_validate(
     return made.run(stack=stack, same_order=False, workers=workers)
 
 
-def compare(*runs_or_folders: Any, split: str = "val", metric: str | None = None, **objects: Any) -> Comparison:
-    """Runs beside each other on the same rows: each score with its interval, and its difference to the best, paired by row and seed.
-
-    `runs_or_folders` are runs, their folders, or results of `cross_validate` on the same folds. Runs with the same settings but other seeds are one variant;
-    a variant with one seed is never called better or worse. `metric` is "loss" or a metric's name; by default the loss where all runs have the same one, else
-    the first metric of the task. `split="test"` counts a look for each run. `objects` are what `resume` takes where a folder cannot hold it.
-    """
-    if len(runs_or_folders) < 2:
-        raise UsageError("compare needs at least two runs: fs.compare(run, other), or fivestep compare RUN RUN.")
-    if all(isinstance(one, Sweep) for one in runs_or_folders):
-        return compare_folds(runs_or_folders)
-    opened = [one if isinstance(one, Run) else reopened(one, **objects) for one in runs_or_folders]
-    first = opened[0].splits.part(split)
-    for one in opened[1:]:
-        part = one.splits.part(split)
-        if part.data.fingerprint != first.data.fingerprint or not torch.equal(part.indices, first.indices):
-            raise DataError(
-                f"The {split} rows of these runs are not the same ({len(first):,} and {len(part):,} rows), so their scores cannot be paired: a difference "
-                "between them could be one of the rows. Train both on the same splits."
-            )
-    if metric is None:
-        losses = {json.dumps(record(one.settings.asked.get("loss", one.settings.chosen.get("loss"))), sort_keys=True) for one in opened}
-        metric = "loss" if len(losses) == 1 else main_metric(opened[0])
-    if split == "test":
-        for one in opened:
-            runs.count_look(one.folder, one.splits.fingerprint, "test")
-    by_settings: dict[str, list[Run]] = {}
-    for one in opened:
-        facts = {key: value for key, value in one.settings.asked.items() if key not in ("seed", "folder", "name")} | {"model": model_facts(one)}
-        by_settings.setdefault(json.dumps(facts, sort_keys=True, default=str), []).append(one)
-    tables = [json.loads(key) for key in by_settings]
-    differing = [key for key in dict.fromkeys(key for table in tables for key in table) if len({json.dumps(table.get(key)) for table in tables}) > 1]
-    measured = []
-    higher = False
-    for table, alike in zip(tables, by_settings.values()):
-        found = [measure(one, metric, split) for one in alike]
-        higher = found[0].higher_is_better
-        name = variants.label({key: flat(table.get(key)) for key in differing}) if differing else "as given"
-        if alike[0].folder is not None and len(alike) == 1:
-            name = f"{alike[0].folder.name} ({name})"
-        names = tuple(one.settings.asked.get("seed", 0) for one in alike)
-        measured.append(measured_of(name, found, names if len(set(names)) == len(names) else tuple(range(len(alike)))))
-    return compare_measured(measured, metric=metric, higher_is_better=higher, split=split)
-
-
-def compare_folds(results: Sequence[Sweep]) -> Comparison:
-    """Cross-validations of several models on the same folds, fold by fold."""
-    if any(one.kind != "cross-validation" for one in results):
-        raise UsageError("compare takes runs, or results of cross_validate; a sweep has its own table: sweep.table, sweep.comparison.")
-    prints = {tuple(job.splits.fingerprint for job in one.jobs) for one in results}
-    if len(prints) > 1:
-        raise DataError("These cross-validations held out different rows. Use the same data, folds and seed for both.")
-    metrics = {one.metric for one in results}
-    if len(metrics) > 1:
-        raise UsageError(f"These cross-validations were scored by {', '.join(sorted(metrics))}; give the same monitor= to both.")
-    measured = [replace(one.measured[0], name=f"{position + 1}: {model_name(one.make_model)}") for position, one in enumerate(results)]
-    return compare_measured(measured, metric=results[0].metric, higher_is_better=results[0].higher_is_better, split="held-out folds")
-
-
 # -- what a sweep is -------------------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -260,24 +198,36 @@ class Sweep:
         began = clock.perf_counter()
         quiet = self.given.get("quiet", False)
         say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
-        with self._locked_folder(say):
-            ended = self._read_back()
+        with self.locked_folder(say), self._stopped_by_signals() as heard:
+            ended = folders.read_trials(self.folder, self.jobs)
             if ended:
                 say(f"{len(ended)} of {len(self.jobs)} trainings have ended before and are read back from {self.folder}.")
             left = [job for job in self.jobs if job.name not in ended]
             if isinstance(self.prune, Halving):
                 for trial in ended.values():
                     self.prune.read((trial.variant, trial.seed), dict(trial.curve))
-            self.plan = stacking.plan_groups(self.make_model, left, stack=stack, same_order=same_order, workers=workers) if left else []
+            asked = {"stack": stack, "same_order": same_order, "workers": workers}
+            plan = folders.read_plan(self.folder, asked, self.jobs, ended)
+            self.plan = plan if plan is not None else stacking.plan_groups(self.make_model, left, **asked) if left else []
             if left:
+                folders.keep_plan(self.folder, asked, self.plan)
                 say(f"{self.kind}: {len(self.changes)} variant{'s' * (len(self.changes) != 1)}, {len(left)} trainings")
                 for group in self.plan:
                     say(f"  {group}")
+            task = Task(
+                self.make_model, self.folder, self.metric, self.mode, self.prune, folds=self.kind == "cross-validation", checks=self.given.get("checks", True),
+                compile_step=self.given.get("compile") == "step", checkpoint=self.given.get("checkpoint", "5min"),
+                on_checkpoint_error=self.given.get("on_checkpoint_error", "stop"), heard=heard, say=say,
+            )  # fmt: skip
             errors: list[FivestepError] = []
             for group in self.plan:
-                for trial in self._train(group, workers, errors, say):
+                for trial, error in train_group(task, group, workers):
+                    if error is not None:
+                        errors.append(error)
+                    if job_name(trial) in ended:
+                        continue  # of a stack that was killed while its trainings were being kept
                     ended[job_name(trial)] = trial
-                    self._keep(trial)
+                    folders.keep_trial(self.folder, trial)
                     if trial.how != "stacked" or len(group.jobs) <= 8:  # what ends together is told together
                         say(f"  [{len(ended)}/{len(self.jobs)}] {self._told(trial)}")
                 if len(group.jobs) > 8 and group.how == "stacked":
@@ -289,123 +239,44 @@ class Sweep:
         say(f"{len(self.trials)} trainings in {self.seconds:.3g} s" + (f", kept in {self.folder}" if self.folder is not None else ""))
         return self
 
-    def _train(self, group: Group, workers: int | None, errors: list[FivestepError], say: Any) -> Any:
-        if group.how == "stacked":
-            try:
-                ended = stacking.train_group(
-                    self.make_model, group, checks=self.given.get("checks", True), compile_step=self.given.get("compile") == "step", prune=self.prune
-                )
-            except Unstackable as told:
-                say(f"  one after another after all: {told}")
-                group = replace(group, how="alone", reason=str(told))
-            else:
-                finished = [workflow.finish(one.session, save=False) for one in ended]
-                scored = [k for k, one in enumerate(ended) if one.status not in ("diverged", "pruned")]
-                if self.kind == "cross-validation":  # folds have other rows each, and are their own resamples
-                    measured = {k: measure(finished[k], self.metric, mode=self.mode, samples=0) for k in scored}
-                else:
-                    measured = dict(zip(scored, measure_all([finished[k] for k in scored], self.metric, mode=self.mode)))
-                for k, (one, run) in enumerate(zip(ended, finished)):
-                    yield trial_of(one.job, run, one.status, one.reason, one.seconds, "stacked", self.metric, measured.get(k))
-                return
-        if group.how == "workers" and len(group.jobs) > 1:
-            yield from self._in_workers(group, workers or 1, errors, say)
-            return
-        for job in group.jobs:
-            trial, error = fit_job(self.make_model, job, self.folder, self.metric, self.mode, self.prune)
-            if error is not None:
-                errors.append(error)
-            yield trial
-
-    def _in_workers(self, group: Group, workers: int, errors: list[FivestepError], say: Any) -> Any:
-        """Jobs in processes of their own, started fresh (spawn) and with one thread each: what is bound by arithmetic takes both cores."""
-        import multiprocessing
-        import pickle
-
-        try:
-            pickle.dumps((self.make_model, group.jobs[0]))
-        except Exception as error:
-            say(f"  one after another after all: a worker process cannot be given these objects ({type(error).__name__}: {error})")
-            yield from self._train(replace(group, how="alone"), None, errors, say)
-            return
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(min(workers, len(group.jobs)), mp_context=context, initializer=begin_worker) as pool:
-            waiting = [pool.submit(fit_job, self.make_model, job, self.folder, self.metric, self.mode) for job in group.jobs]
-            try:
-                for done in concurrent.futures.as_completed(waiting):
-                    trial, error = done.result()
-                    if error is not None:
-                        errors.append(error)
-                    yield trial
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-
-    # -- on the disk
-
     @cached_property
     def fingerprint(self) -> str:
         """Of everything that the numbers depend on: a sweep with the same one goes on in its folder."""
-        facts = {
-            "format": FORMAT,
-            "kind": self.kind,
-            "model": record(self.make_model),
-            "changes": [record(one) for one in self.changes],
-            "variants": [record(one) for one in self.settings],
-            "jobs": [[job.name, job.splits.fingerprint] for job in self.jobs],
-        }
-        for one in facts["variants"]:
-            for key in ("folder", "name", "quiet", "observers", "checkpoint", "keep_checkpoints"):
-                one.pop(key, None)
-        return checkpoints.settings_hash(facts)
+        return folders.fingerprint(self.kind, self.make_model, self.changes, self.settings, self.jobs)
 
     @contextlib.contextmanager
-    def _locked_folder(self, say: Any) -> Any:
+    def locked_folder(self, say: Any) -> Any:
+        """This sweep's folder, found again or made, is this process's alone; without one (folder=None) nothing is."""
         parent, name = self.given.get("folder", "runs"), self.given.get("name")
         if parent is None:
             yield
             return
-        parent = Path(parent)
-        self.folder = self._found_again(parent, name)
+        self.folder = folders.found_again(Path(parent), name, self.kind, self.fingerprint, self.jobs)
         if self.folder is None:
-            self.folder = runs.create(parent, name, self.kind)
-            table = {"format": FORMAT, "kind": self.kind, "fingerprint": self.fingerprint, "variants": [record(one) for one in self.changes],
-                     "settings": record({key: value for key, value in self.given.items() if key != "observers"}), "seeds": sorted({job.seed for job in self.jobs})}  # fmt: skip
-            runs.write(self.folder, "sweep.json", table)
+            seeds = sorted({job.seed for job in self.jobs})
+            self.folder = folders.begin(Path(parent), name, self.kind, self.fingerprint, changes=self.changes, given=self.given, seeds=seeds)
         else:
             say(f"going on in {self.folder}")
         with files.Lock(self.folder):
-            files.make_folder(self.folder / "trials", exist_ok=True)
             yield
 
-    def _found_again(self, parent: Path, name: str | None) -> Path | None:
-        """The folder of an unfinished sweep with the same fingerprint; by its name also a finished one."""
-        if not parent.is_dir():
-            return None
-        candidates = [parent / name] if name is not None else sorted(path for path in parent.glob(f"{self.kind}-*") if (path / "sweep.json").exists())
-        for path in reversed(candidates):
-            table = runs.read(path, "sweep.json") if path.is_dir() else None
-            if table is None or table.get("fingerprint") != self.fingerprint:
-                continue
-            if name is not None or any(not (path / "trials" / f"{job.name}.json").exists() for job in self.jobs):
-                return path
-        return None
-
-    def _read_back(self) -> dict[str, Trial]:
+    @contextlib.contextmanager
+    def _stopped_by_signals(self) -> Any:
+        """SIGTERM and SIGINT end what is inside with Interrupted, which says how to go on. Without a folder they are left to the caller, as `fit` leaves them."""
         if self.folder is None:
-            return {}
-        found = {}
-        for job in self.jobs:
-            table = runs.read(self.folder / "trials", f"{job.name}.json")
-            if table is not None:
-                found[job.name] = Trial(
-                    **table | {"resampled": None if table["resampled"] is None else tuple(table["resampled"]), "curve": tuple(map(tuple, table["curve"]))}
-                )
-        return found
+            yield signals.Listener()
+            return
+        with signals.listening() as heard:
+            try:
+                yield heard
+            except signals.StopSignal as stop:
+                raise Interrupted(self._way_on(f"Stopped by {Signals(stop.number).name}"), exit_code=128 + stop.number) from None
+            except Interrupted as told:
+                raise Interrupted(self._way_on(str(told).split("; everything is saved")[0]), exit_code=told.exit_code) from None
 
-    def _keep(self, trial: Trial) -> None:
-        if self.folder is not None:
-            files.write_atomic(self.folder / "trials" / f"{job_name(trial)}.json", files.write_json(asdict(trial), indent=None))
+    def _way_on(self, told: str) -> str:
+        count = len(folders.read_trials(self.folder, self.jobs))
+        return f"{told.rstrip('.')}. {count} of {len(self.jobs)} trainings have ended and are kept in {self.folder}; the same call goes on from there."
 
     # -- what can be said
 
@@ -579,19 +450,44 @@ class Sweep:
                          "" if difference is None else between(difference, signed), effect.verdict))  # fmt: skip
         return aligned(rows)
 
-    def _repr_html_(self) -> str:
-        import html
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the sweep as one HTML file, complete in itself, and return its path: `path`, else report.html in the sweep's folder (in the current one without)."""
+        from fivestep.experiments import report
 
-        return f"<pre>{html.escape(repr(self))}</pre>"
+        name = self.folder.name if self.folder is not None else f"{self.kind} of {model_name(self.make_model)}"
+        return comparison_report.write(report.render(self, name), path if path is not None else self.folder or Path("."))
+
+    def _repr_html_(self) -> str:
+        if not self.trials:
+            return displays.lines([repr(self)])
+        head = f"{self.kind} of {model_name(self.make_model)}: {len(self.changes)} variants, {len(self.trials)} trainings, {self.seconds:.3g} s"
+        if self.kind == "cross-validation":
+            rows = [(f"fold {trial.fold}", "-" if trial.value is None else trial.value) for trial in self.trials]
+            return displays.table(rows, ("", self.metric), caption=head) + self.comparison._repr_html_()
+        where = [f"folder {self.folder}"] if self.folder is not None else []
+        return displays.lines([head]) + self.comparison._repr_html_() + displays.lines([*self._told_effects(), *where])
+
+
+def read_sweep(folder: str | Path) -> Sweep:
+    """A finished sweep from its folder, as far as its table, pictures and report go; to train its best, call `sweep` again with the same arguments and its name."""
+    folder = Path(folder)
+    table = runs.read(folder, "sweep.json")
+    if table is None:
+        raise MissingInputError(f"{folder} is no sweep's folder: it holds no sweep.json.")
+    if table["kind"] != "sweep":
+        raise UsageError(
+            f"{folder} is a {table['kind']}, whose intervals need the sizes of its folds. In Python: fs.cross_validate(..., name={folder.name!r}).report()"
+        )
+    trials = folders.read_all_trials(folder)
+    wanted = len(table["variants"]) * len(table["seeds"])
+    if len(trials) < wanted:
+        raise UsageError(f"{len(trials)} of {wanted} trainings of {folder} have ended. Call the sweep again, and it goes on; then there is something to tell.")
+    made = Sweep("sweep", "the model", table["variants"], [], None, table["settings"], [], trials=trials, folder=folder)
+    made.seconds = sum(trial.seconds for trial in trials)
+    return made
 
 
 # -- small things ------------------------------------------------------------------------------------------------------------------------------------------------
-
-
-def measured_of(name: str, found: Sequence[Measurement], replicates: tuple[Any, ...]) -> Measured:
-    values = torch.tensor([one.value for one in found], dtype=torch.float64)
-    resampled = torch.stack([one.resampled for one in found if one.resampled is not None]) if all(one.resampled is not None for one in found) else None
-    return Measured(name, values, resampled, replicates, min(one.num_independent for one in found))
 
 
 def checked(fit_settings: dict[str, Any]) -> dict[str, Any]:
@@ -613,18 +509,3 @@ def read_seeds(seeds: int | Sequence[int], first: int) -> list[int]:
 
 def model_name(make_model: Any) -> str:
     return make_model if isinstance(make_model, str) else getattr(make_model, "__name__", type(make_model).__name__)
-
-
-def model_facts(run: Run) -> dict[str, Any]:
-    recipe = run.settings.model
-    return {key: recipe[key] for key in ("name", "class", "qualname", "args") if key in recipe}
-
-
-def flat(value: Any) -> Any:
-    """A setting as one short word for a table."""
-    if isinstance(value, dict):
-        inner = {key: flat(one) for key, one in value.items() if key not in ("num_inputs", "num_outputs", "num_categories")}
-        name = inner.pop("name", inner.pop("qualname", inner.pop("import", None)))
-        arguments = ",".join(f"{key}={one}" for key, one in inner.items())
-        return f"{name}({arguments})" if name and arguments else name or arguments
-    return value

@@ -76,6 +76,11 @@ def read_space(name: str, values: Any) -> Any:
         raise UsageError(f"over[{name!r}] = {values!r} is no list of values: write [{values!r}] for one value.")
     if not len(values):
         raise UsageError(f"over[{name!r}] is empty: there is nothing to try.")
+    twice = next((value for place, value in enumerate(values) if any(type(value) is type(one) and repr(value) == repr(one) for one in values[:place])), None)
+    if twice is not None:
+        raise UsageError(
+            f"over[{name!r}] holds {twice!r} twice: it would be trained twice and compared with itself. Name it once; seeds=5 trains each value more often."
+        )
     return list(values)
 
 

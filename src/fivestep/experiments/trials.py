@@ -9,7 +9,7 @@ import contextlib
 import io
 import math
 import time as clock
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ import torch
 
 from fivestep import workflow
 from fivestep.errors import DataError, FindingsError, FivestepError, Interrupted, MissingInputError, NonFiniteError, SettingsError, UsageError
-from fivestep.pruning import Prune, Pruned, watcher
+from fivestep.experiments.pruning import Prune, Pruned, watcher
+from fivestep.experiments.stacking import Job
 from fivestep.results import runs
 from fivestep.results.comparing import finite
 from fivestep.results.measuring import SAMPLES, Measurement, measure
 from fivestep.results.run import Run
 from fivestep.resuming import is_object
-from fivestep.stacking import Job
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,13 @@ def trial_of(job: Job, run: Run, status: str, reason: str, seconds: float, how: 
         job.variant, job.seed, job.fold, "diverged" if value is None and status != "pruned" else status, reason, value, resampled, 0 if measured is None else measured.num_independent,
         False if measured is None else measured.higher_is_better, len(run.history), last.get("step", 0), seconds, how,
         str(run.folder) if run.folder is not None else None, run.weights_sha256,
-        tuple((row["epoch"], row["val_loss" if metric == "loss" else metric]) for row in run.history if row.get("val_loss") is not None),
+        curve_of(run.history, metric),
     )  # fmt: skip
+
+
+def curve_of(history: Sequence[Mapping[str, Any]], metric: str) -> tuple[tuple[int, float], ...]:
+    """(epoch, monitored score) of each validation."""
+    return tuple((row["epoch"], row["val_loss" if metric == "loss" else metric]) for row in history if row.get("val_loss") is not None)
 
 
 def begin_worker() -> None:

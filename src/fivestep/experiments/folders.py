@@ -1,0 +1,110 @@
+"""A sweep on the disk: what it was asked, its plan, and one small file for each training that has ended.
+
+Enters: jobs, groups, trials. Leaves: `SWEEP/sweep.json`, `plan.json`, `trials/*.json`, and the way back. The decision that shaped it: a sweep has no state of its
+own; what has ended is read back from its files, so the same call goes on after a kill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fivestep import files
+from fivestep.experiments.stacking import Group, Job
+from fivestep.experiments.trials import Trial, job_name
+from fivestep.results import runs
+from fivestep.settings import record
+from fivestep.train import checkpoints
+
+FORMAT = 1
+CHANGE_NO_NUMBER = ("folder", "name", "quiet", "observers", "checkpoint", "keep_checkpoints", "on_checkpoint_error")
+
+
+def fingerprint(kind: str, make_model: Any, changes: Sequence[Mapping[str, Any]], settings: Sequence[Mapping[str, Any]], jobs: Sequence[Job]) -> str:
+    """Of everything that the numbers depend on: a sweep with the same one goes on in its folder."""
+    facts = {
+        "format": FORMAT,
+        "kind": kind,
+        "model": record(make_model),
+        "changes": [record(one) for one in changes],
+        "variants": [{key: value for key, value in record(one).items() if key not in CHANGE_NO_NUMBER} for one in settings],
+        "jobs": [[job.name, job.splits.fingerprint] for job in jobs],
+    }
+    return checkpoints.settings_hash(facts)
+
+
+def found_again(parent: Path, name: str | None, kind: str, wanted: str, jobs: Sequence[Job]) -> Path | None:
+    """The folder of an unfinished sweep with the fingerprint `wanted`; by its name also a finished one."""
+    if not parent.is_dir():
+        return None
+    candidates = [parent / name] if name is not None else sorted(path for path in parent.glob(f"{kind}-*") if (path / "sweep.json").exists())
+    for path in reversed(candidates):
+        table = runs.read(path, "sweep.json") if path.is_dir() else None
+        if table is None or table.get("fingerprint") != wanted:
+            continue
+        if name is not None or any(not (path / "trials" / f"{job.name}.json").exists() for job in jobs):
+            return path
+    return None
+
+
+def begin(parent: Path, name: str | None, kind: str, wanted: str, *, changes: Any, given: Mapping[str, Any], seeds: list[int]) -> Path:
+    """A new sweep's folder."""
+    folder = runs.create(parent, name, kind)
+    settings = record({key: value for key, value in given.items() if key != "observers"})
+    table = {"format": FORMAT, "kind": kind, "fingerprint": wanted, "variants": [record(one) for one in changes], "settings": settings, "seeds": seeds}
+    runs.write(folder, "sweep.json", table)
+    return folder
+
+
+def read_trials(folder: Path | None, jobs: Sequence[Job]) -> dict[str, Trial]:
+    """What has ended, by its job's name."""
+    found = {}
+    for job in jobs if folder is not None else ():
+        table = runs.read(folder / "trials", f"{job.name}.json")  # type: ignore[operator]
+        if table is not None:
+            found[job.name] = Trial(
+                **table | {"resampled": None if table["resampled"] is None else tuple(table["resampled"]), "curve": tuple(map(tuple, table["curve"]))}
+            )
+    return found
+
+
+def read_all_trials(folder: Path) -> list[Trial]:
+    """Every training that is kept in a sweep's folder, by variant and seed."""
+    stubs = []
+    for path in sorted((folder / "trials").glob("v*.json")):
+        table = runs.read(path.parent, path.name)
+        stubs.append(Job(table["variant"], table["seed"], {}, None, table["fold"]))
+    return list(read_trials(folder, stubs).values())
+
+
+def keep_trial(folder: Path | None, trial: Trial) -> None:
+    if folder is not None:
+        files.make_folder(folder / "trials", exist_ok=True)
+        files.write_atomic(folder / "trials" / f"{job_name(trial)}.json", files.write_json(asdict(trial), indent=None))
+
+
+def keep_plan(folder: Path | None, asked: Mapping[str, Any], groups: Sequence[Group]) -> None:
+    if folder is not None:
+        rows = [{"jobs": [job.name for job in group.jobs], "how": group.how, "reason": group.reason, "shared": group.shared} for group in groups]
+        runs.write(folder, "plan.json", {"asked": dict(asked), "groups": rows})
+
+
+def read_plan(folder: Path | None, asked: Mapping[str, Any], jobs: Sequence[Job], ended: Mapping[str, Trial]) -> list[Group] | None:
+    """The groups of before that have trainings left; None where there is no plan, or another one was asked for.
+
+    A plan depends on the memory that was free: made anew, a stack of another size could end in other bits. Of a stack all members are kept, also those that have
+    ended, as its checkpoint holds all of them.
+    """
+    table = None if folder is None else runs.read(folder, "plan.json")
+    if table is None or table["asked"] != dict(asked):
+        return None
+    by_name = {job.name: job for job in jobs}
+    groups = []
+    for row in table["groups"]:
+        left = [name for name in row["jobs"] if name not in ended]
+        kept = row["jobs"] if row["how"] == "stacked" else left
+        if left:
+            groups.append(Group(tuple(by_name[name] for name in kept), row["how"], row["reason"], row["shared"]))
+    return groups

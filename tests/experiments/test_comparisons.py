@@ -1,0 +1,44 @@
+"""Comparisons of runs and of cross-validations: the same rows, seeds as one variant, each look at test rows counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from swept import QUIET, Net, arrays
+
+import fivestep as fs
+from fivestep.results.measuring import measure
+
+
+def test_cross_validations_are_compared_fold_by_fold() -> None:
+    data = fs.Data.arrays(*arrays())
+    good, bad = (fs.cross_validate("linear", data, epochs=6, lr=lr, checks=False, **QUIET) for lr in (0.05, 1e-6))
+    compared = fs.compare(good, bad)
+    assert compared.best.startswith("1:") and compared.rows[1].verdict == "worse"
+    other = fs.cross_validate("linear", data, epochs=1, lr=0.05, seed=1, checks=False, **QUIET)
+    with pytest.raises(fs.DataError, match="held out different rows"):
+        fs.compare(good, other)
+
+
+def test_runs_with_other_seeds_are_one_variant_and_runs_on_other_rows_are_refused(splits: Any) -> None:
+    runs = [fs.fit(Net, splits, lr=lr, seed=seed, epochs=8, **QUIET) for lr in (0.03, 1e-6) for seed in range(4)]
+    compared = fs.compare(*runs)
+    assert len(compared) == 2 and compared.rows[0].replicates == 4 and compared.rows[1].verdict == "worse" and compared.better
+    other = fs.fit(Net, fs.Data.arrays(*arrays()).split(seed=1), epochs=1, **QUIET)
+    with pytest.raises(fs.DataError, match="not the same"):
+        fs.compare(runs[0], other)
+
+
+def test_a_comparison_on_test_rows_counts_a_look_for_each_run(splits: Any, tmp_path: Path) -> None:
+    runs = [fs.fit(Net, splits, lr=lr, epochs=1, quiet=True, device="cpu", folder=tmp_path) for lr in (0.01, 0.02)]
+    fs.compare(*runs, split="test")
+    assert runs[0].evaluate("test").looks == 3
+
+
+def test_a_measured_difference_of_a_run_with_itself_is_nothing(splits: Any) -> None:
+    run = fs.fit(Net, splits, lr=0.03, epochs=2, **QUIET)
+    found = measure(run)
+    assert found.resampled is not None and found.value == pytest.approx(run.evaluate("val")["loss"].value)
+    assert float(found.resampled.mean()) == pytest.approx(found.value, rel=0.2)

@@ -22,16 +22,21 @@ from ways import WAYS, WORKLOADS
 
 HERE = Path(__file__).parent
 PACKAGES = ("torch", "lightning", "keras", "skorch", "fastai", "pytorch-ignite", "accelerate", "transformers", "scikit-learn", "jax", "numpy")
+LONGEST = 600  # seconds of one way on one workload
 CANNOT = {("scikit-learn MLP", "W4"): "has no convolution"}
 
 
 def run_once(way: str, workload: str, epochs: int | None) -> dict[str, float] | str:
     """What `ways.py` measured, or the last line of what went wrong."""
     command = [sys.executable, str(HERE / "ways.py"), way, workload, *([str(epochs)] if epochs else [])]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=1800)
-    if done.returncode:
-        return (done.stderr.strip().splitlines() or ["no message"])[-1][:200]
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=LONGEST)
+    except subprocess.TimeoutExpired:
+        return f"not done after {LONGEST} seconds"
+    answer = done.stdout.strip().splitlines()[-1:]
+    if done.returncode or not answer:
+        return (done.stderr.strip().splitlines() or ["no message"])[-1][:200].replace("|", "/")
+    return json.loads(answer[0])
 
 
 def measure(ways: list[str], workload: str, repeats: int, epochs: int | None) -> list[list[str]]:
@@ -85,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", default=",".join(WORKLOADS))
     parser.add_argument("--ways", default=",".join(WAYS).replace("Lightning, all off", "Lightning/ all off"))
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--epochs", type=int, help="timed epochs, instead of each workload's own")
     parser.add_argument("--write", action="store_true", help="put the table into bench/README.md")
     asked = parser.parse_args()
@@ -97,12 +102,19 @@ def main() -> None:
         text = table(rows)
         print(f"\n{workload}\n{text}", flush=True)
         told += [f"## {workload}", "", text, ""]
-    if asked.write:
-        page = HERE / "README.md"
-        begin, end = "<!-- begin: peers.py -->", "<!-- end: peers.py -->"
-        before, _, rest = page.read_text().partition(begin)
-        after = rest.partition(end)[2]
-        page.write_text(before + begin + "\n" + "\n".join(told) + "\n" + end + after)
+        if asked.write:  # after each workload: what is measured stays, whatever comes
+            write("peers.py", "\n".join(told))
+
+
+def write(script: str, text: str) -> None:
+    """Put what a script found between its markers in bench/README.md."""
+    page = HERE / "README.md"
+    begin, end = f"<!-- begin: {script} -->", f"<!-- end: {script} -->"
+    before, opened, rest = page.read_text().partition(begin)
+    _, closed, after = rest.partition(end)
+    if not opened or not closed:
+        raise SystemExit(f"bench/README.md has lost its markers {begin} and {end}.")
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
 if __name__ == "__main__":

@@ -43,17 +43,25 @@ def fivestep(work: Workload, x: Any, y: Any, epochs: int, ended: Ended, **settin
                folder=folder, device="cpu", **settings)  # fmt: skip
 
 
-def tuned_loop(work: Workload, x: Any, y: Any, epochs: int, ended: Ended) -> None:
-    """One gather an epoch, views as batches, the optimizer with the arguments that fivestep records; each loss is read, as fivestep's guard reads it."""
+def tuned_loop(work: Workload, x: Any, y: Any, epochs: int, ended: Ended, *, by_attribute: bool = False) -> None:
+    """One gather an epoch, views as batches, the optimizer with the arguments that fivestep records; each loss is read, as fivestep's guard reads it.
+
+    `by_attribute`: the gradients are set to None one by one, as fivestep's plain step does, instead of by `optimizer.zero_grad()`.
+    """
     model, criterion = work.make(), getattr(nn, work.loss)()
     optimizer = getattr(torch.optim, work.optimizer)(model.parameters(), lr=work.lr, **work.recorded)
+    parameters = list(model.parameters())
     for _ in range(epochs):
         order = torch.randperm(len(x))
         losses = []
         for inputs, targets in zip(x.index_select(0, order).split(work.batch), y.index_select(0, order).split(work.batch)):
             loss = criterion(model(inputs), targets)
             losses.append(loss.item())
-            optimizer.zero_grad()
+            if by_attribute:
+                for parameter in parameters:
+                    parameter.grad = None
+            else:
+                optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         ended(sum(losses) / len(losses))
@@ -302,6 +310,7 @@ WAYS: dict[str, Callable[..., None]] = {
     "fivestep": fivestep,
     "fivestep compiled": partial(fivestep, compile="epoch"),
     "tuned loop": tuned_loop,
+    "tuned loop; .grad = None": partial(tuned_loop, by_attribute=True),
     "tutorial loop": tutorial_loop,
     "Ignite": ignite,
     "Accelerate": accelerate,

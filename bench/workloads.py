@@ -64,7 +64,7 @@ def pictures(rows: int, flat: bool) -> tuple[Tensor, Tensor]:
 
 
 WORKLOADS = {
-    "W1": Workload(lambda: regression(10_000, 8), (8,), (("linear", 1),), "MSELoss", "SGD", 0.01, 32, 4, {"foreach": False}),
+    "W1": Workload(lambda: regression(10_000, 8), (8,), (("linear", 1),), "MSELoss", "SGD", 0.01, 32, 10, {"foreach": False}),
     "W2": Workload(
         lambda: regression(100_000, 32), (32,), (("linear", 128), ("relu",), ("linear", 128), ("relu",), ("linear", 1)),
         "MSELoss", "AdamW", 1e-3, 256, 2, {"fused": True},

@@ -213,6 +213,7 @@ def test_the_length_of_chunks_leaves_few_batches_over_and_shrinks_with_the_work(
 
 def test_auto_compiles_only_where_the_number_of_steps_pays_for_it(capsys):
     assert not pays(20_000, 2)[0] and pays(25_001, 2)[0] and not pays(25_001, 6)[0]
+    assert not pays(45_000, 6, 2)[0] and pays(205_001, 6, 2)[0], "a convolution compiles for seconds"
     run = fit(compile="auto")
     assert run.settings.chosen["compile"] is None
     told = capsys.readouterr().err

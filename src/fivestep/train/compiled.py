@@ -30,7 +30,7 @@ from fivestep.errors import SettingsError
 from fivestep.train import loop
 
 WAYS = (None, "step", "epoch", "auto")
-LONGEST = 256  # steps of a chunk: the work around a chunk costs about 60 us, which is then 0.2 us a step
+LONGEST = 512  # steps of a chunk: the work around a chunk costs about 60 us, which is then 0.1 us a step
 WORK = (
     2e9  # multiply-adds of a chunk, about a second on one core: a signal waits that long at most (convolutions use a weight often, so it can be some seconds)
 )
@@ -40,9 +40,10 @@ CLOSE = {torch.float64: 1e-6, torch.float32: 1e-3}  # relative, of the first los
 BRANCHING = ("RAdam", "ASGD")  # these decide by their counts unless "capturable"; for the others the formula without it is the eager one
 
 # The written sum behind "auto" (never a clock: the weights are a function of settings and data only). SPEED.md: a compile costs 2 to 9 s by size, and what is
-# saved on a small model is the Python of a step, 100 us; on a large one more. W1 (two weight tensors, 2.5 s) pays after 25,000 steps.
+# saved on a small model is the Python of a step, 100 us; on a large one more. W1 (two weight tensors, 2.5 s) pays after 25,000 steps. Convolutions bring kernels
+# for padding, pooling and their gradients: W4 (two of them) took 20 s of processor time where two layers of an MLP took 3.
 SAVED_A_STEP = 100e-6
-COMPILE_SECONDS, COMPILE_SECONDS_A_TENSOR = 1.5, 0.5
+COMPILE_SECONDS, COMPILE_SECONDS_A_TENSOR, COMPILE_SECONDS_A_CONVOLUTION = 1.5, 0.5, 8.0
 
 
 class CannotCompile(Exception):
@@ -81,13 +82,13 @@ class Parts:
 # -- whether -------------------------------------------------------------------------------------------------------------------------------------------------------
 
 
-def pays(steps: int, num_tensors: int) -> tuple[bool, str]:
-    """Whether compiling wins back its seconds in `steps` steps, and the sum in words. `num_tensors` are the weight tensors of the model.
+def pays(steps: int, num_tensors: int, num_convolutions: int = 0) -> tuple[bool, str]:
+    """Whether compiling wins back its seconds in `steps` steps, and the sum in words. `num_tensors` are all weight tensors of the model.
 
     >>> pays(24_000, 2)[0], pays(26_000, 2)[0]
     (False, True)
     """
-    seconds = COMPILE_SECONDS + COMPILE_SECONDS_A_TENSOR * num_tensors
+    seconds = COMPILE_SECONDS + COMPILE_SECONDS_A_TENSOR * num_tensors + COMPILE_SECONDS_A_CONVOLUTION * num_convolutions
     needed = math.ceil(seconds / SAVED_A_STEP)
     told = f"{steps:,} steps are planned, and compiling (about {seconds:g} s) pays from {needed:,} steps on"
     return steps >= needed, told
@@ -128,10 +129,10 @@ def no_compiler() -> str | None:
 
 
 def chunk_length(full_batches: int, num_weights: int, batch_size: int) -> int:
-    """Steps of a chunk: at most 256, less for large models, and so that few batches of an epoch are left over.
+    """Steps of a chunk: at most 512, less for large models, and so that few batches of an epoch are left over.
 
     >>> chunk_length(312, 9, 32), chunk_length(390, 20_993, 256), chunk_length(3, 9, 32)
-    (156, 39, 3)
+    (312, 39, 3)
     """
     longest = max(1, min(LONGEST, int(WORK / (6 * max(1, num_weights) * batch_size)), full_batches))
     fewest = -(-full_batches // longest)
@@ -454,8 +455,11 @@ def compile_graph(graph: fx.GraphModule, examples: Sequence[Tensor], device: tor
     options: dict[str, Any] = {"fallback_random": True, "cpp_wrapper": device.type == "cpu", "triton.cudagraphs": device.type == "cuda"}
     if hasattr(config, "cpp_wrapper_build_separate"):
         options["cpp_wrapper_build_separate"] = device.type == "cpu"
-    with torch.no_grad(), config.patch(options), tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv()))):
-        return compile_fx(graph, list(examples))  # type: ignore[return-value]
+    # Shapes as numbers: left to itself torch compiles them as symbols here, and no loop knows its bounds.
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    fixed = [mode.from_tensor(example, static_shapes=True) for example in examples]
+    with torch.no_grad(), config.patch(options), tracing(TracingContext(mode)):
+        return compile_fx(graph, fixed)  # type: ignore[return-value]
 
 
 # -- a compiled run ----------------------------------------------------------------------------------------------------------------------------------------------------
@@ -718,7 +722,7 @@ def make(parts: Parts, wish: str, batches: Any, *, steps: int, rows: int, batch_
     way, reckoned = wish, ""
     try:
         if wish == "auto":
-            worth, reckoned = pays(steps, len(weights))
+            worth, reckoned = pays(steps, len(weights), sum(weight.dim() > 2 for weight in weights))
             if not worth:
                 return None, f'compile="auto": stays eager: {reckoned}.'
             way, reckoned = "epoch", f" {reckoned[0].upper()}{reckoned[1:]}."

@@ -105,7 +105,7 @@ def for_images(image_shape: Sequence[int], rows: int | None, classed: bool, mirr
     for stage in range(halvings):
         channels += [min(24 * 2**stage, 192)] * (1 if stage == 0 else 2)
         pooled.append(len(channels) - 1)
-    epochs = 60 if rows < 5_000 else 30 if rows < 20_000 else 12
+    epochs = 60 if rows < 5_000 else 30 if rows < 20_000 else 8
     settings: dict[str, Any] = {
         "optimizer": {"name": "AdamW", "weight_decay": 1e-2},
         "lr": 5e-3,

@@ -122,7 +122,7 @@ CASES = [
     ("finish", signal.SIGTERM, False, "Training is done, its scores and model are not saved yet"),
     ("settings", signal.SIGTERM, False, "before the first step"),
     ("first checkpoint", signal.SIGINT, False, "before its first checkpoint was whole"),
-    ("saving a checkpoint", signal.SIGTERM, False, "after step 4"),
+    ("saving a checkpoint", signal.SIGTERM, False, "after step 5"),
     ("validation", signal.SIGINT, False, "after step 5"),
     ("saving the model", signal.SIGINT, False, "Training is done, its scores and model are not saved yet"),
     ("without checkpoints", signal.SIGTERM, False, "checkpoint=None"),
@@ -194,13 +194,16 @@ def test_p2_p3_the_shell_ends_with_the_signals_code_and_without_a_traceback(work
     stopped = shell("predicting", "predict", "runs/two", "data.csv", "--model", "net.py:Net", "-o", "out.csv")
     assert stopped.returncode == 143 and "SIGTERM" in stopped.stderr and "Traceback" not in stopped.stderr
     assert not [path for path in workplace.iterdir() if path.name.startswith("out.csv")]
-    stopped = shell("predicting", "evaluate", "runs/two", "--split", "val")
+    stopped = shell("predicting", "evaluate", "runs/two", "--split", "val", "--model", "net.py:Net")
     assert stopped.returncode == 143 and "SIGTERM" in stopped.stderr and "Traceback" not in stopped.stderr
     before = sorted((workplace / "runs/two").rglob("*"))
-    stopped = shell("reporting", "report", "runs/two")
+    stopped = shell("reporting", "report", "runs/two", "--model", "net.py:Net")
     assert stopped.returncode == 143 and "SIGTERM" in stopped.stderr and "Traceback" not in stopped.stderr
     assert sorted((workplace / "runs/two").rglob("*")) == before
     stopped = shell("reporting", *fit, "--name", "three")  # all is saved by then but the report
     assert stopped.returncode == 143 and "SIGTERM" in stopped.stderr and "Traceback" not in stopped.stderr
     assert (workplace / "runs/three/model.fivestep").exists() and not (workplace / "runs/three/report.html").exists()
-    assert shell("", "resume", "runs/three").returncode == 0 and shell("", "report", "runs/three").returncode == 0
+    assert (
+        shell("", "resume", "runs/three", "--model", "net.py:Net").returncode == 0
+        and shell("", "report", "runs/three", "--model", "net.py:Net").returncode == 0
+    )

@@ -341,7 +341,7 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     if only_check:
         return session
     if ask["folder"] is not None and "built" not in ask:  # told before the run, and only where something is kept that one would later eject
-        said += [f"Cannot be written as a script later (eject): {why}" for why in obstacles(session)]
+        said += obstacles(session)
     if ask["compile"] is not None:
         compile_steps(session)
     if not ask["quiet"]:

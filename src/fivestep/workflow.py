@@ -188,6 +188,11 @@ def what_stands(session: Session | None, number: int) -> str:
     if session is None or session.folder is None:
         return f"Stopped by {name} before the first step; nothing was trained or lost. Start it again."
     training, parent = session.training, session.folder / "checkpoints"
+    if session.arguments["checkpoint"] is not None and not any(path.name.removeprefix(checkpoints.PREFIX).isdigit() for path in parent.glob("*")):
+        return (
+            f"Stopped by {name} before the first step, and before its first checkpoint was whole; nothing was trained or lost. "
+            f"Start it again, under another name: {session.folder} is taken."
+        )
     if not parent.is_dir():
         return (
             f"Stopped by {name} after step {training.step}. Nothing of it was saved, as checkpoint=None. Start it again, with checkpoint='5min' for instance."

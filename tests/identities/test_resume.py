@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,8 +55,6 @@ class Net(nn.Module):
     def forward(self, x):
         self.killer(x)
         if self.training:
-            import random
-
             self.seen += 0.01
             x = x + 0.01 * random.random() + 0.01 * numpy.random.rand()
         return self.body(x) + self.seen.detach()
@@ -84,8 +84,21 @@ class Noisy(torch.utils.data.Dataset):
         return self.x[row] + 0.1 * torch.randn(3) + 0.1 * float(numpy.random.rand()), self.y[row]
 
 
-def loader_splits():
-    return fs.Splits(fs.Data.dataset(Noisy()), val=fs.Data.dataset(Noisy(12, 2)))
+def loader_splits(workers=0):
+    return fs.Splits(fs.Data.dataset(Noisy(), workers=workers), val=fs.Data.dataset(Noisy(12, 2)))
+
+
+def noisy_loss(model, x, y):
+    """A loss that draws, as a diffusion model's does."""
+    return (model(x + 0.1 * torch.randn_like(x)) - y[0]).square().mean()
+
+
+def own_step(model, optimizer, x, y):
+    optimizer.zero_grad()
+    loss = noisy_loss(model, x, y)
+    loss.backward()
+    optimizer.step()
+    return {"loss": loss}
 
 
 CASES = {
@@ -97,6 +110,9 @@ CASES = {
     "LBFGS": dict(optimizer="LBFGS", batch_size="all"),
     "own batches": dict(batches=lambda epoch, g: [torch.randperm(45, generator=g)[:9] + 0 * int(torch.randint(5, ())) for _ in range(5)]),
     "augmented": dict(augment=lambda x, g: x + 0.1 * torch.randn(x.shape, generator=g)),
+    "autocast": dict(precision="bf16", optimizer="AdamW"),
+    "compute": dict(compute=noisy_loss, loss="auto"),
+    "step": dict(step=own_step, loss="auto", validate_every=None),
 }
 SETTINGS = dict(loss="MSELoss", lr=0.05, epochs=EPOCHS, batch_size=BATCH, quiet=True, checks=False)
 
@@ -107,7 +123,7 @@ def fit(folder, splits, **settings):
 
 def killed_and_resumed(folder, splits, at, *, kills=(), **settings):
     """Fit, die in the `at`-th training forward, resume (and die again at each of `kills`)."""
-    objects = {key: settings[key] for key in ("batches", "augment") if key in settings}
+    objects = {key: settings[key] for key in ("batches", "augment", "compute", "step") if key in settings}
     Killer.arm(at)
     try:
         run = fit(folder, splits, **settings)
@@ -153,12 +169,47 @@ def test_s6_killed_at_any_step_and_resumed_is_never_killed(case, tmp_path):
         check_equal(run, whole)
 
 
-def test_s5_a_dataset_with_random_augmentation_resumes_to_the_bit(tmp_path):
+def test_s6_a_dataset_with_random_augmentation_resumes_to_the_bit(tmp_path):
     splits = loader_splits()
     Killer.arm(None)
     whole = fit(tmp_path / "whole", splits, checkpoint=None)
     for at in (1, 3, 6, 7, 8, 20):
         check_equal(killed_and_resumed(tmp_path / str(at), splits, at, checkpoint=2), whole)
+
+
+def test_s6_killed_with_workers_and_resumed_with_another_number_of_them(tmp_path):
+    Killer.arm(None)
+    whole = fit(tmp_path / "whole", loader_splits(), checkpoint=None)
+    Killer.arm(9)
+    with pytest.raises(Killed):
+        fit(tmp_path / "cut", loader_splits(workers=2), checkpoint=2)
+    for workers in (1, 2):
+        shutil.copytree(tmp_path / "cut", tmp_path / str(workers))
+        Killer.arm(None)
+        check_equal(fs.resume(tmp_path / str(workers) / "run", splits=loader_splits(workers), quiet=True), whole)
+
+
+class Draws(nn.Module):
+    """Draws in evaluation too, from all global generators."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(3, 5), nn.Dropout(0.3), nn.Linear(5, 1))
+
+    def forward(self, x):
+        if not self.training:
+            torch.randn(2), numpy.random.rand(), random.random()
+        return self.body(x)
+
+
+def test_s5_evaluation_does_not_move_the_training(tmp_path):
+    """However often it is made, and whatever the model draws in it: on the validation rows, on none, and by an observer after every step."""
+    x, y = arrays()
+    given = SETTINGS | dict(keep="last", folder=None)
+    looked = fs.fit(Draws, tensors_splits(), **given)
+    seldom = fs.fit(Draws, tensors_splits(), **given | dict(validate_every=EPOCHS))
+    never = fs.fit(Draws, fs.Splits((x[:45], y[:45])), **given)
+    assert looked.weights_sha256 == seldom.weights_sha256 == never.weights_sha256
 
 
 def test_s1_made_longer_equals_longer_from_the_start(tmp_path):

@@ -45,6 +45,8 @@ class Net(nn.Module):
     def forward(self, x):
         global STEPS
         STEPS += self.training
+        if where == "validation" and STEPS >= 5 and not self.training:
+            send()
         if self.training and STEPS == 7 and where in ("step", "without checkpoints"):
             send()
         if self.training and STEPS == 7 and where == "twice":
@@ -59,13 +61,25 @@ ENDED = False
 def see(event):
     global ENDED
     ENDED = isinstance(event, RunEnded)
-splits = lambda: fs.Splits(fs.Data.dataset(Data(), workers=2 if where == "group" else 0))
+# The file that is being written when the signal comes.
+WRITING = {"first checkpoint": ("step-000000000000", "state.json"), "saving a checkpoint": ("step-000000000004", "state.json"),
+           "saving the model": ("model.fivestep", "weights.safetensors"), "settings": ("settings.json",)}
+if where in WRITING:
+    plain_open, sent = os.open, []
+    def opened(path, *rest, **more):
+        descriptor = plain_open(path, *rest, **more)
+        if all(part in str(path) for part in WRITING[where]) and rest[0] & os.O_CREAT and not sent:
+            sent.append(path)
+            send()
+        return descriptor
+    os.open = opened
+splits = lambda: fs.Splits(fs.Data.dataset(Data(), workers=2 if where == "group" else 0), val=fs.Data.dataset(Data()))
 if __name__ == "__main__":
     try:
         if where == "resume":
             run = fs.resume(folder, splits=splits(), model=Net, quiet=True)
         else:
-            checkpoint = None if where == "without checkpoints" else 100
+            checkpoint = None if where == "without checkpoints" else 4 if where == "saving a checkpoint" else 100
             run = fs.fit(Net, splits(), loss="MSELoss", lr=0.05, epochs=3, batch_size=8, quiet=True, checks=False, checkpoint=checkpoint, folder=".",
                          name=folder, observers=[see])
         print(run.weights_sha256)
@@ -106,6 +120,11 @@ CASES = [
     ("group", signal.SIGTERM, False, "after step 7"),
     ("group", signal.SIGINT, False, "after step 7"),
     ("finish", signal.SIGTERM, False, "Training is done, its scores and model are not saved yet"),
+    ("settings", signal.SIGTERM, False, "before the first step"),
+    ("first checkpoint", signal.SIGINT, False, "before its first checkpoint was whole"),
+    ("saving a checkpoint", signal.SIGTERM, False, "after step 5"),
+    ("validation", signal.SIGINT, False, "after step 5"),
+    ("saving the model", signal.SIGINT, False, "Training is done, its scores and model are not saved yet"),
     ("without checkpoints", signal.SIGTERM, False, "checkpoint=None"),
 ]
 
@@ -117,10 +136,14 @@ def test_p2_a_signal_at_any_time_is_told_and_nothing_is_lost(workplace, where, n
     assert stopped.returncode == 128 + number, stopped.stderr
     assert said in stopped.stderr and signal.Signals(number).name in stopped.stderr and "Traceback" not in stopped.stderr
     assert stopped.stdout == "" and not (workplace / name / "model.fivestep").exists()
-    if where in ("step", "group", "finish"):
+    if where in ("step", "group", "finish", "saving a checkpoint", "validation", "saving the model"):
         assert f"fivestep resume {name}" in stopped.stderr
         resumed = run_script(workplace, "resume", number, name)
         assert resumed.returncode == 0 and resumed.stdout == (workplace / "hash").read_text(), resumed.stderr
+    elif where in ("first checkpoint", "settings"):
+        assert "Start it again" in stopped.stderr
+        again = run_script(workplace, "whole", number, f"{name}-again")
+        assert again.returncode == 0 and again.stdout == (workplace / "hash").read_text(), again.stderr
     assert not [path for path in workplace.rglob("*") if ".tmp-" in path.name]
 
 
@@ -135,6 +158,13 @@ def test_p2_a_second_signal_quits_at_once(workplace, number):
 
 NET = """
 import os, signal, torch
+plain_open = os.open
+def opened(path, *rest, **more):
+    if os.environ.get("WHERE") == "reporting" and "report.html" in str(path):
+        os.environ["WHERE"] = ""
+        os.kill(os.getpid(), signal.SIGTERM)
+    return plain_open(path, *rest, **more)
+os.open = opened
 class Net(torch.nn.Module):
     def __init__(self, num_inputs):
         super().__init__()
@@ -164,3 +194,16 @@ def test_p2_p3_the_shell_ends_with_the_signals_code_and_without_a_traceback(work
     stopped = shell("predicting", "predict", "runs/two", "data.csv", "--model", "net.py:Net", "-o", "out.csv")
     assert stopped.returncode == 143 and "SIGTERM" in stopped.stderr and "Traceback" not in stopped.stderr
     assert not [path for path in workplace.iterdir() if path.name.startswith("out.csv")]
+    stopped = shell("predicting", "evaluate", "runs/two", "--split", "val", "--model", "net.py:Net")
+    assert stopped.returncode == 143 and "SIGTERM" in stopped.stderr and "Traceback" not in stopped.stderr
+    before = sorted((workplace / "runs/two").rglob("*"))
+    stopped = shell("reporting", "report", "runs/two", "--model", "net.py:Net")
+    assert stopped.returncode == 143 and "SIGTERM" in stopped.stderr and "Traceback" not in stopped.stderr
+    assert sorted((workplace / "runs/two").rglob("*")) == before
+    stopped = shell("reporting", *fit, "--name", "three")  # all is saved by then but the report
+    assert stopped.returncode == 143 and "SIGTERM" in stopped.stderr and "Traceback" not in stopped.stderr
+    assert (workplace / "runs/three/model.fivestep").exists() and not (workplace / "runs/three/report.html").exists()
+    assert (
+        shell("", "resume", "runs/three", "--model", "net.py:Net").returncode == 0
+        and shell("", "report", "runs/three", "--model", "net.py:Net").returncode == 0
+    )

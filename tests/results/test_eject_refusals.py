@@ -124,6 +124,72 @@ def test_a_function_that_draws_from_a_generator_at_the_top_of_its_file_is_named(
         fit(augment=noisy).eject(tmp_path / "train.py")
 
 
+GLOBALS = """
+import torch
+
+WEIGHTS = torch.tensor([1.0, 3.0], dtype=torch.float64)
+POWER = 2
+NAMES = ["a", "b"]
+DRAWN = torch.rand(3)
+COUNTS = torch.zeros(2)
+SEEN = []
+CALLS = 0
+
+
+def constant(outputs, targets):
+    return ((outputs - targets) ** POWER).mean() * WEIGHTS[1].float() * len(NAMES)
+
+
+def drawn(outputs, targets):
+    return ((outputs - targets) ** 2).mean() * DRAWN.sum()
+
+
+def fills(outputs, targets):
+    COUNTS.add_(1)
+    return ((outputs - targets) ** 2).mean() * COUNTS[0]
+
+
+def appends(outputs, targets):
+    SEEN.append(1)
+    return ((outputs - targets) ** 2).mean() * len(SEEN)
+
+
+def counts(outputs, targets):
+    global CALLS
+    CALLS += 1
+    return ((outputs - targets) ** 2).mean() * CALLS
+
+
+def through(outputs, targets):
+    return fills(outputs, targets)
+"""
+
+
+@pytest.fixture
+def own_globals(tmp_path, monkeypatch):
+    (tmp_path / "own_globals.py").write_text(GLOBALS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("own_globals", None)
+    import own_globals
+
+    return own_globals
+
+
+@pytest.mark.parametrize("loss,name", [("drawn", "DRAWN"), ("fills", "COUNTS"), ("appends", "SEEN"), ("counts", "CALLS"), ("through", "COUNTS")])
+def test_a_global_variable_that_the_script_would_not_have_is_named_before_the_run(loss, name, own_globals, capsys):
+    fit(loss=getattr(own_globals, loss), folder="runs", quiet=False)
+    shown = " ".join(capsys.readouterr().err.split("epoch 1/")[0].split())
+    assert f"Its script (eject) may end in other weights: loss, {loss}, uses the global variable {name} of own_globals.py" in shown
+
+
+def test_a_constant_at_the_top_of_a_file_is_not_until_somebody_changes_it(own_globals, capsys):
+    for change, name in ((lambda: None, None), (lambda: setattr(own_globals, "POWER", 3), "POWER"), (lambda: own_globals.WEIGHTS.mul_(2), "WEIGHTS")):
+        change()
+        fit(loss=own_globals.constant, folder="runs", quiet=False)
+        shown = " ".join(capsys.readouterr().err.split("epoch 1/")[0].split())
+        assert (f"uses the global variable {name} of own_globals.py" in shown) if name else ("eject" not in shown)
+
+
 def test_an_instance_without_checkpoints_is_told_before_the_run(capsys):
     fit(nn.Linear(3, 1), folder="runs", checkpoint=None, quiet=False)
     assert "eject): nothing keeps the weights that it begins with" in capsys.readouterr().err.split("epoch 1/")[0]

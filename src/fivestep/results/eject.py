@@ -206,14 +206,14 @@ def checkpoint_weights(folder: Path) -> dict[str, Tensor] | None:
 
 
 def obstacles(prepared: Any) -> list[str]:
-    """What will keep this run from being ejected, known before its first step; each with the way on.
+    """What will keep this run from being ejected, or its script from ending in the same weights, known before its first step; sentences, each with the way on.
 
     The parts of the script that can refuse are written and thrown away. What the user's own objects keep
     in attributes is given back as it was, as some of them are called for that.
     """
     data, built, ask = prepared.splits.train.data, prepared.built, prepared.arguments
     if not hasattr(prepared.encoded["train"], "inputs"):
-        return [dataset_refusal(data).removeprefix(REFUSED)]
+        return [f"Cannot be written as a script later (eject): {dataset_refusal(data).removeprefix(REFUSED)}"]
     script, names, found = Script(Path.cwd()), names_of(prepared), []
 
     def tried(write: Callable[[], Any]) -> Any:
@@ -238,4 +238,5 @@ def obstacles(prepared: Any) -> list[str]:
     if section is not None and moves is not None:
         tried(lambda: loop_section(script, prepared, names, section[1], moves))
     prepared.training.attributes.restore(attributes)
-    return list(dict.fromkeys(found))
+    refused = [f"Cannot be written as a script later (eject): {why}" for why in dict.fromkeys(found)]
+    return refused + [f"Its script (eject) may end in other weights: {why}" for why in script.doubts]

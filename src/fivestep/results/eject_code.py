@@ -7,6 +7,7 @@ shaped it: whatever cannot be written as text or imported from a file is refused
 from __future__ import annotations
 
 import ast
+import dis
 import functools
 import inspect
 import math
@@ -38,6 +39,7 @@ class Script:
     own_imports: set[str] = field(default_factory=set)  # from the user's files beside the script
     functions: dict[str, str] = field(default_factory=dict)
     files: dict[str, bytes | Path] = field(default_factory=dict)  # by name: bytes to write, or a file of the user's to copy
+    doubts: list[str] = field(default_factory=list)  # why the script may end in other weights than the run
     names: dict[str, Any] = field(default_factory=dict)  # what an imported name stands for: two things of one name get two names
 
     def define(self, name: str, text: str, *imports: str) -> str:
@@ -59,6 +61,7 @@ class Script:
         if why is not None:
             raise refuse(f"{why}")
         module, qualname = imported_as(target)
+        self.doubts += [doubt for doubt in doubts_of_globals(target, what) if doubt not in self.doubts]
         if file_of(target) is not None:
             for path, name in files_of_module(target).items():
                 self.files[name] = path
@@ -257,6 +260,111 @@ def global_generator(target: Any) -> str | None:
         numpy = sys.modules["numpy"]
         kinds += (numpy.random.Generator, numpy.random.RandomState)
     return next((name for name in function.__code__.co_names if isinstance(function.__globals__.get(name), kinds)), None)
+
+
+def doubts_of_globals(target: Any, what: str) -> list[str]:
+    """A sentence for each global variable of the user's file whose value the script might not have: one that the code writes, or that is not what the file says.
+
+    A constant is none, such as `WEIGHTS = torch.tensor([1.0, 3.0])`, where nothing in the file changes it and it still has that value.
+    """
+    path = file_of(target)
+    if path is None:
+        return []
+    tree = ast.parse(path.read_bytes())
+    written, said = changed_by_code(tree), assigned_at_top(tree)
+    found = []
+    for name, value in globals_used(target).items():
+        if isinstance(value, CONTAINERS) or type(value).__name__ == "ndarray":
+            kind = f"a {type(value).__name__}"
+            doubtful = name in written or name not in said or not as_said(said[name], value)
+        elif isinstance(value, (bool, int, float, str, tuple, type(None))):
+            kind = repr(value) if len(repr(value)) < 40 else f"a {type(value).__name__}"
+            doubtful = name in written or (name in said and as_said(said[name], value) is False)
+        else:
+            continue
+        if doubtful:
+            found.append(
+                f"{what}, {target.__qualname__}, uses the global variable {name} of {path.name} ({kind}), and the script has the value that the file gives it when it is "
+                "imported: what changed it since, or changes it in training, is missing there. Keep it in a buffer of the model, or write its value in the file."
+            )
+    return found
+
+
+CONTAINERS = (Tensor, list, dict, set, bytearray)
+
+
+def globals_used(target: Any) -> dict[str, Any]:
+    """The global variables that a function, or a class's methods, read or write, with their values; through functions of the same file that they call."""
+    waiting, seen, found = [target], set(), {}
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        methods = [getattr(item, "__func__", item) for item in vars(one).values()] if inspect.isclass(one) else [one]
+        for function in map(inspect.unwrap, filter(callable, methods)):
+            if not inspect.isfunction(function):
+                continue
+            for name in names_in(function.__code__):
+                value = function.__globals__.get(name)
+                if (inspect.isfunction(value) or inspect.isclass(value)) and value.__module__ == target.__module__:
+                    waiting.append(value)
+                elif name in function.__globals__:
+                    found[name] = value
+    return found
+
+
+def names_in(code: Any) -> set[str]:
+    """The global names of a code object and of the functions and comprehensions in it; attributes are not among them."""
+    names = {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "STORE_GLOBAL", "LOAD_NAME")}
+    return names.union(*(names_in(inner) for inner in code.co_consts if inspect.iscode(inner)))
+
+
+def assigned_at_top(tree: ast.Module) -> dict[str, ast.expr]:
+    """The expression that a file gives to each name at its top; the last one."""
+    found = {}
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        for target in targets:
+            if isinstance(target, ast.Name) and node.value is not None:  # type: ignore[union-attr]
+                found[target.id] = node.value  # type: ignore[union-attr]
+    return found
+
+
+CHANGING = {"append", "extend", "insert", "pop", "remove", "clear", "update", "setdefault", "add", "discard", "popitem", "sort", "reverse"}
+
+
+def changed_by_code(tree: ast.Module) -> set[str]:
+    """The names that functions of a file declare `global`, or whose items, attributes or content they change."""
+    found: set[str] = set()
+    for function in ast.walk(tree):
+        if not isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        for node in ast.walk(function):
+            if isinstance(node, ast.Global):
+                found.update(node.names)
+            elif isinstance(node, (ast.Subscript, ast.Attribute)) and isinstance(node.value, ast.Name):
+                calls = isinstance(node, ast.Attribute) and (node.attr in CHANGING or (node.attr.endswith("_") and not node.attr.endswith("__")))
+                if calls or not isinstance(node.ctx, ast.Load):
+                    found.add(node.value.id)
+    return found
+
+
+def as_said(expression: ast.expr, value: Any) -> bool | None:
+    """Whether a value is what a literal, or `torch.tensor(literal)` and its like, says; None for an expression that is neither."""
+    try:
+        if not isinstance(expression, ast.Call):
+            said = ast.literal_eval(expression)
+            return type(said) is type(value) and said == value
+        makes = ("torch.tensor", "torch.zeros", "torch.ones", "torch.full", "torch.arange", "torch.linspace", "torch.eye")
+        if ast.unparse(expression.func) not in makes or not isinstance(value, Tensor):
+            return None
+        named = {word.arg: ast.unparse(word.value) for word in expression.keywords}
+        more = {key: getattr(torch, text.removeprefix("torch.")) if text.startswith("torch.") else ast.literal_eval(text) for key, text in named.items() if key}
+        made = getattr(torch, ast.unparse(expression.func).removeprefix("torch."))(*map(ast.literal_eval, expression.args), **more)
+    except (ValueError, TypeError, AttributeError, RuntimeError):
+        return None
+    return made.dtype == value.dtype and torch.equal(made, value.detach().cpu())
 
 
 def imports_fivestep(path: Path) -> int | None:

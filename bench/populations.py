@@ -1,6 +1,6 @@
 """32 variants one by one against the same 32 stacked: whole trainings by the steps of `epochs.train` and of `Population.run`, paired, one thread.
 
-`python bench/populations.py` prints the table of all workloads, stacked and compiled (a few minutes; `--write` puts it into bench/README.md); `--quick` only W1
+`python bench/populations.py` prints the table of all workloads, stacked and compiled (eight minutes on two quiet cores; `--write` puts it into bench/README.md); `--quick` only W1
 and S with fewer pairs; `--only NAME` one workload; `--luck` instead how often a variant is called better than itself. Times are of training alone, after
 preparing, which both ways do for every variant, and after tracing and compiling, which stand in a column of their own: cold, as the compiler's cache on the disk
 is a fresh one. Each ratio is the median of pairs, with the least and the most.
@@ -47,7 +47,7 @@ WORKLOADS = {
     "W1": (10_000, 8, lambda: nn.Linear(8, 1), "SGD", 32, 2),
     "S": (10_000, 16, mlp(16, 32), "AdamW", 64, 3),
     "M": (10_000, 32, mlp(32, 64), "AdamW", 64, 2),
-    "W2": (20_000, 32, mlp(32, 128), "AdamW", 256, 1),
+    "W2": (100_000, 32, mlp(32, 128), "AdamW", 256, 1),
 }
 
 
@@ -136,7 +136,7 @@ def workers_of(name: str, members: int, repeats: int, lengthened: int) -> tuple[
     over = {"lr": [10 ** (-4 + 3 * k / max(1, members - 1)) for k in range(members)]}
     given: dict[str, Any] = dict(
         model_args=dict(num_inputs=width, num_outputs=1, widths=[128, 128]), loss="MSELoss", optimizer=optimizer, batch_size=batch,
-        epochs=lengthened * num_epochs, device="cpu", folder=None, quiet=True, checks=False,
+        epochs=lengthened * num_epochs, patience=None, device="cpu", folder=None, quiet=True, checks=False,
     )  # fmt: skip
     planned = fs.sweep("mlp", splits, over, **given | {"epochs": 1}).plan
     seen = "not stacked, as seen by the plan" if all(group.how != "stacked" for group in planned) else "stacked by the plan, which it should not"
@@ -145,7 +145,7 @@ def workers_of(name: str, members: int, repeats: int, lengthened: int) -> tuple[
         one = fs.sweep("mlp", splits, over, stack=False, **given).seconds
         two = fs.sweep("mlp", splits, over, stack=False, workers=2, **given).seconds
         ratios.append(one / two)
-    return f"{members} learning rates of {name}", seen, f"two worker processes: {times(ratios)}", "", "1.7x by two worker processes"
+    return f"{members} learning rates of {name}", seen, f"two worker processes, {lengthened} epochs: {times(ratios)}", "", "1.7x by two worker processes"
 
 
 def times(ratios: Ratios, unit: str = "x") -> str:
@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--only", choices=list(WORKLOADS), help="one workload")
     parser.add_argument("--members", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5, help="pairs of each ratio (two worker processes: at most 2)")
-    parser.add_argument("--epochs", type=int, default=4, help="of each training by worker processes: fewer make the start of the processes weigh more")
+    parser.add_argument("--epochs", type=int, default=8, help="of each training of W2: fewer make the start of the worker processes weigh more")
     parser.add_argument("--luck", type=int, nargs="?", const=200, help="so many comparisons of a variant with itself, and of planted gains (200)")
     parser.add_argument("--write", action="store_true", help="put what is printed into bench/README.md")
     arguments = parser.parse_args()
@@ -224,7 +224,7 @@ def main() -> None:
             for row in found:
                 lines.append(f"| {' | '.join(row)} |")
                 print(lines[-1], flush=True)
-    finish("populations.py", "\n".join(lines), arguments.write)
+                finish("populations.py", "\n".join(lines), arguments.write)  # after each row: what is measured stays, whatever comes
 
 
 def finish(what: str, text: str, write: bool) -> None:

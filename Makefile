@@ -39,7 +39,7 @@ check: $(VENV)/.installed-test $(VENV)/.installed-check  ## lint, format, types,
 bench: $(BENCH)/.installed  ## W1 to W4 against every peer, and the costs beside a step (an hour or two; an environment of its own)
 	@$(BENCH)/bin/python bench/peers.py --write
 	@$(BENCH)/bin/python bench/costs.py
-	@$(BENCH)/bin/python bench/populations.py --compiled
+	@$(BENCH)/bin/python bench/populations.py --write
 
 bench-quick: $(VENV)/.installed-test  ## the same in a few minutes, with wider spreads
 	@$(PY) bench/run.py --quick

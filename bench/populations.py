@@ -1,26 +1,35 @@
 """32 variants one by one against the same 32 stacked: whole trainings by the steps of `epochs.train` and of `Population.run`, paired, one thread.
 
-`python bench/populations.py` runs the table of SPEED.md ("Populations"); `--quick` W1 and S with fewer repeats; `--compiled` adds the compiled stacked step
-(minutes: each graph is compiled). Times are of training alone, after preparing (which both ways do for every variant) and tracing, which is shown apart; the
-last column counts tracing in. Prints medians of paired ratios with their spread.
+`python bench/populations.py` prints the table of all workloads, stacked and compiled (eight minutes on two quiet cores; `--write` puts it into bench/README.md); `--quick` only W1
+and S with fewer pairs; `--only NAME` one workload; `--luck` instead how often a variant is called better than itself. Times are of training alone, after
+preparing, which both ways do for every variant, and after tracing and compiling, which stand in a column of their own: cold, as the compiler's cache on the disk
+is a fresh one. Each ratio is the median of pairs, with the least and the most.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import platform
 import statistics
+import tempfile
 import time
 import warnings
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from fivestep.data.batches import tensors_of
-from fivestep.data.data import Data, Splits
+from fivestep.data.data import Splits
 from fivestep.experiments import stacking
 from fivestep.experiments.stacking import Job
+from fivestep.results.comparing import Measured, compare_measured
 from fivestep.train import epochs
 from fivestep.train.population import Member, Population
+
+HERE = Path(__file__).resolve().parent
 
 
 def regression(rows: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -38,7 +47,7 @@ WORKLOADS = {
     "W1": (10_000, 8, lambda: nn.Linear(8, 1), "SGD", 32, 2),
     "S": (10_000, 16, mlp(16, 32), "AdamW", 64, 3),
     "M": (10_000, 32, mlp(32, 64), "AdamW", 64, 2),
-    "W2": (20_000, 32, mlp(32, 128), "AdamW", 256, 1),
+    "W2": (100_000, 32, mlp(32, 128), "AdamW", 256, 1),
 }
 
 
@@ -79,76 +88,156 @@ def warm_up(population: Population) -> None:
                 population.graph(batch, shared=population.shared, training=True)(*population.stack.views, *population.stack.held, *inputs)
 
 
-def pairs(make, jobs, repeats: int, *, shared: bool, compiled: bool, single=None) -> None:
-    ratios, whole, ours, traces = [], [], [], []
+Ratios = list[float]
+
+
+def pairs(make, jobs, repeats: int, *, shared: bool, compiled: bool, single=None) -> tuple[Ratios, float]:
+    """-> (seconds one by one / seconds stacked of each pair, seconds that the first tracing and compiling took)"""
+    ratios: Ratios = []
+    first = None
     for _ in range(repeats):
         one = alone(make, single or jobs)
-        together, tracing = stacked(make, jobs, shared, compiled)
+        together, prepared = stacked(make, jobs, shared, compiled)
         ratios.append(one / together)
-        whole.append(one / (together + tracing))
-        ours.append(together)
-        traces.append(tracing)
-    middle = statistics.median
-    print(f"{middle(ratios):7.2f}x ({min(ratios):.2f} to {max(ratios):.2f}); with tracing ({middle(traces):.2f} s) {middle(whole):.2f}x", flush=True)
+        first = prepared if first is None else first
+    assert first is not None
+    return ratios, first
+
+
+def rates_of(name: str, members: int, repeats: int) -> tuple[str, ...]:
+    """The row of a workload's learning rates: how many times as fast as one after another."""
+    rows, width, make, optimizer, batch, num_epochs = WORKLOADS[name]
+    splits = Splits(regression(rows, width))
+    rates = [10 ** (-4 + 3 * k / max(1, members - 1)) for k in range(members)]
+    jobs = [job_of(k, splits, optimizer, batch, num_epochs, rate) for k, rate in enumerate(rates)]
+    measured = [pairs(make, jobs, repeats, shared=True, compiled=compiled) for compiled in (False, True)]
+    needed = {"W1": "18x and 45x", "S": "7x and 13x", "M": "3.2x and 5x"}[name]
+    return f"{members} learning rates of {name}", *(times(ratios) for ratios, _ in measured), " / ".join(f"{seconds:.1f}" for _, seconds in measured), needed
+
+
+def folds_of(name: str, repeats: int) -> tuple[str, ...]:
+    """The row of 5 folds, stacked, in times of one fold's fit alone."""
+    rows, width, make, optimizer, batch, num_epochs = WORKLOADS[name]
+    x, y = regression(rows, width)
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(1))
+    kept = [torch.cat([order[: k * rows // 5], order[(k + 1) * rows // 5 :]]) for k in range(5)]
+    jobs = [job_of(0, Splits((x[one], y[one])), optimizer, batch, num_epochs, 1e-3, k) for k, one in enumerate(kept)]
+    measured = [pairs(make, jobs, repeats, shared=False, compiled=compiled, single=jobs[:1]) for compiled in (False, True)]
+    told = (times([1 / ratio for ratio in ratios], " fits") for ratios, _ in measured)
+    return f"5-fold cross-validation of {name}", *told, " / ".join(f"{seconds:.1f}" for _, seconds in measured), "1.8 fits and 1 fit at most"
+
+
+def workers_of(name: str, members: int, repeats: int, lengthened: int) -> tuple[str, ...]:
+    """The row of two worker processes against one after another, with everything they cost (starting, sending the data, one thread each)."""
+    import fivestep as fs
+
+    rows, width, _, optimizer, batch, num_epochs = WORKLOADS[name]
+    splits = Splits(regression(rows, width), val=regression(1000, width))
+    over = {"lr": [10 ** (-4 + 3 * k / max(1, members - 1)) for k in range(members)]}
+    given: dict[str, Any] = dict(
+        model_args=dict(num_inputs=width, num_outputs=1, widths=[128, 128]), loss="MSELoss", optimizer=optimizer, batch_size=batch,
+        epochs=lengthened * num_epochs, patience=None, device="cpu", folder=None, quiet=True, checks=False,
+    )  # fmt: skip
+    planned = fs.sweep("mlp", splits, over, **given | {"epochs": 1}).plan
+    seen = "not stacked, as seen by the plan" if all(group.how != "stacked" for group in planned) else "stacked by the plan, which it should not"
+    ratios = []
+    for _ in range(repeats):
+        one = fs.sweep("mlp", splits, over, stack=False, **given).seconds
+        two = fs.sweep("mlp", splits, over, stack=False, workers=2, **given).seconds
+        ratios.append(one / two)
+    return f"{members} learning rates of {name}", seen, f"two worker processes, {lengthened} epochs: {times(ratios)}", "", "1.7x by two worker processes"
+
+
+def times(ratios: Ratios, unit: str = "x") -> str:
+    return f"{statistics.median(ratios):.2f}{unit} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def luck(comparisons: int) -> str:
+    """How often "better" is said of a variant beside itself under five other seeds, and of real fits with other seeds; how often planted gains are found."""
+    lines = ["| what is compared, 5 seeds each | called better |", "|---|---|"]
+    generator = torch.Generator().manual_seed(0)
+    error = (2 * (0.1**2 + 1 / 60) / 5) ** 0.5  # of the difference of two means of 5 seeds, as `drawn` makes them
+    for gain in (0, 2, 3, 4, 5):
+        said = sum(
+            compare_measured([drawn(generator, 0.0, 0), drawn(generator, gain * error, 100)], metric="loss", higher_is_better=False).better
+            for _ in range(comparisons)
+        )
+        what = "drawn scores: a variant and itself" if gain == 0 else f"drawn scores: a real gain of {gain} standard errors"
+        lines.append(f"| {what} | {said} of {comparisons} ({said / comparisons:.1%}) |")
+        print(lines[-1], flush=True)
+    for what, rate in (("real fits: a variant and itself", 0.01), ("real fits: lr 0.01 and 0.0001", 0.0001)):
+        said = sum(fitted(number, rate) for number in range(comparisons))
+        lines.append(f"| {what} | {said} of {comparisons} ({said / comparisons:.1%}) |")
+        print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
+def drawn(generator: torch.Generator, gain: float, first_seed: int, seeds: int = 5, rows: int = 60) -> Measured:
+    """Scores as five trainings give them: each model is better or worse on all rows (0.1) and on each row (1.0); the same 150 resamples of the rows for all."""
+    scores = gain + 0.1 * torch.randn(seeds, 1, generator=generator) + torch.randn(seeds, rows, generator=generator)
+    chosen = torch.randint(rows, (150, rows), generator=torch.Generator().manual_seed(0))
+    counts = torch.zeros(150, rows).scatter_add_(1, chosen, torch.ones(150, rows))
+    return Measured(str(first_seed), scores.mean(1), scores @ counts.T / rows, tuple(range(first_seed, first_seed + seeds)), rows)
+
+
+def fitted(number: int, rate: float) -> bool:
+    """Whether a small network at lr 0.01 is called better than one at `rate` under other seeds, or the other way round, on rows drawn anew."""
+    import fivestep as fs
+
+    draw = torch.Generator().manual_seed(number)
+    x = torch.randn(150, 4, generator=draw)
+    splits = fs.Data.arrays(x, x[:, :1].sin() + 0.5 * torch.randn(150, 1, generator=draw)).split()
+    given: dict[str, Any] = dict(loss="MSELoss", optimizer="AdamW", batch_size=32, epochs=5, device="cpu", folder=None, quiet=True, checks=False)
+    one, other = (fs.sweep(mlp(4, 8), splits, {"lr": [lr]}, seeds=range(first, first + 5), **given) for lr, first in ((0.01, 0), (rate, 100)))
+    return compare_measured([one.measured[0], other.measured[0]], metric="loss", higher_is_better=False).better
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="W1 and S, two repeats")
-    parser.add_argument("--compiled", action="store_true", help="the compiled stacked step too")
-    parser.add_argument("--only", help="one workload")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="W1 and S, two pairs")
+    parser.add_argument("--only", choices=list(WORKLOADS), help="one workload")
     parser.add_argument("--members", type=int, default=32)
-    parser.add_argument("--workers", action="store_true", help="only W2 in two worker processes; wants two quiet cores")
-    parser.add_argument("--epochs", type=int, default=12, help="of each training with --workers: fewer make the start of the processes weigh more")
+    parser.add_argument("--repeats", type=int, default=5, help="pairs of each ratio (two worker processes: at most 2)")
+    parser.add_argument("--epochs", type=int, default=8, help="of each training of W2: fewer make the start of the worker processes weigh more")
+    parser.add_argument("--luck", type=int, nargs="?", const=200, help="so many comparisons of a variant with itself, and of planted gains (200)")
+    parser.add_argument("--write", action="store_true", help="put what is printed into bench/README.md")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the worker processes
     warnings.filterwarnings("ignore")
-    if arguments.workers:
-        workers("W2", *WORKLOADS["W2"], lengthened=arguments.epochs)
+    if arguments.luck:
+        finish("populations.py --luck", luck(arguments.luck), arguments.write)
         return
-    repeats = 2 if arguments.quick else 5
+    repeats = 2 if arguments.quick else arguments.repeats
     names = [arguments.only] if arguments.only else ["W1", "S"] if arguments.quick else list(WORKLOADS)
-    rates = [10 ** (-4 + 3 * k / max(1, arguments.members - 1)) for k in range(arguments.members)]
-    print(f"torch {torch.__version__}, one thread; one by one / stacked, median of {repeats} pairs (least to most)")
-    for name in names:
-        rows, width, make, optimizer, batch, num_epochs = WORKLOADS[name]
-        splits = Splits(regression(rows, width))
-        jobs = [job_of(k, splits, optimizer, batch, num_epochs, rate) for k, rate in enumerate(rates)]
-        (group,) = stacking.plan_groups(make, jobs)
-        print(f"{name:3} {len(jobs)} learning rates, the plan: {group}")
-        for compiled in (False, True) if arguments.compiled else (False,):
-            print(f"{name:3} {'stacked, compiled' if compiled else 'stacked':18}", end="")
-            pairs(make, jobs, repeats, shared=True, compiled=compiled)
-        if name == "S":
-            data = Data.arrays(*regression(rows, width))
-            order = torch.randperm(rows, generator=torch.Generator().manual_seed(1))
-            folds = [Splits(tuple(t[torch.cat([order[: k * rows // 5], order[(k + 1) * rows // 5 :]])] for t in data_of(data))) for k in range(5)]
-            jobs = [job_of(0, fold, optimizer, batch, num_epochs, 1e-3, k) for k, fold in enumerate(folds)]
-            for compiled in (False, True) if arguments.compiled else (False,):
-                print(f"{name:3} {'5 folds' + (', compiled' if compiled else ''):18} one fit / all five stacked:", end="")
-                pairs(make, jobs, repeats, shared=False, compiled=compiled, single=jobs[:1])
-    if not arguments.quick:
-        workers("W2", *WORKLOADS["W2"], lengthened=arguments.epochs)
+    machine = f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, one thread; Python {platform.python_version()}, torch {torch.__version__}"
+    lines = [f"{machine}; one after another / stacked, median of {repeats} pairs (least to most)", ""]
+    lines += ["| workload | stacked | stacked and compiled | seconds of tracing / and compiling | needed |", "|---|---|---|---|---|"]
+    print("\n".join(lines), flush=True)
+    with tempfile.TemporaryDirectory() as cold:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cold
+        for name in names:
+            if name == "W2":
+                found = [workers_of(name, arguments.members, min(2, repeats), arguments.epochs)]
+            else:
+                found = [rates_of(name, arguments.members, repeats)] + ([folds_of(name, repeats)] if name == "S" else [])
+            for row in found:
+                lines.append(f"| {' | '.join(row)} |")
+                print(lines[-1], flush=True)
+                finish("populations.py", "\n".join(lines), arguments.write)  # after each row: what is measured stays, whatever comes
 
 
-def data_of(data: Data) -> tuple[torch.Tensor, torch.Tensor]:
-    return data.source.inputs, data.source.targets[0]
-
-
-def workers(name: str, rows: int, width: int, make, optimizer: str, batch: int, num_epochs: int, lengthened: int = 12) -> None:
-    """Two worker processes against one after another, with everything they cost (starting, sending the data, one thread each)."""
-    import fivestep as fs
-
-    splits = Splits(regression(rows, width), val=regression(1000, width))
-    over = {"lr": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2]}
-    given = dict(loss="MSELoss", optimizer=optimizer, batch_size=batch, epochs=lengthened * num_epochs, device="cpu", folder=None, quiet=True, checks=False)
-    model_args = dict(num_inputs=width, num_outputs=1, widths=[128, 128])
-    ratios = []
-    for _ in range(2):
-        one = fs.sweep("mlp", splits, over, model_args=model_args, stack=False, **given).seconds
-        two = fs.sweep("mlp", splits, over, model_args=model_args, stack=False, workers=2, **given).seconds
-        ratios.append(one / two)
-    print(f"{name:3} one process / two workers, {len(over['lr'])} learning rates: {statistics.median(ratios):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})")
+def finish(what: str, text: str, write: bool) -> None:
+    """The text between its markers in bench/README.md, where `write`."""
+    if not write:
+        return
+    page = HERE / "README.md"
+    begin, end = f"<!-- begin: {what} -->", f"<!-- end: {what} -->"
+    before, opened, rest = page.read_text().partition(begin)
+    _, closed, after = rest.partition(end)
+    if not opened or not closed:
+        raise SystemExit(f"bench/README.md has lost its markers {begin} and {end}.")
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}")
 
 
 if __name__ == "__main__":

@@ -50,6 +50,15 @@ def test_a_sweep_read_from_its_folder_tells_the_same(written: dict[str, Path], t
     (tmp_path / "away.json").rename(folder / "trials" / "v0000-s0.json") if not (folder / "trials" / "v0000-s0.json").exists() else None
 
 
+def test_a_cross_validation_read_from_its_folder_tells_the_same(tmp_path: Path) -> None:
+    found = fs.cross_validate("linear", fs.Data.arrays(*arrays()), folds=3, repeats=2, epochs=2, folder=tmp_path, quiet=True, device="cpu")
+    assert found.folder is not None
+    again = read_sweep(found.folder)
+    assert len(again.trials) == 6 and again.comparison.rows[0].score == found.comparison.rows[0].score and again.comparison.notes == found.comparison.notes
+    html = again.report(tmp_path / "again.html").read_text()
+    assert "Score of each fold" in html and "Nadeau" in html and html.count(">done<") == 6
+
+
 def test_a_notebook_shows_tables(splits: Any) -> None:
     found = fs.sweep(Net, splits, {"lr": [0.03, 1e-6]}, seeds=2, epochs=2, **QUIET)
     for shown in (found._repr_html_(), found.comparison._repr_html_()):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -46,6 +48,14 @@ def test_the_winner_is_a_plain_run_of_its_settings_to_the_bit_and_looks_at_test_
     assert not (tmp_path / "looks.jsonl").exists()  # nothing has looked at the test rows so far
     assert best.evaluate("test").looks == 1
     assert fs.resume(best.folder, splits=splits, model=Net, quiet=True).weights_sha256 == best.weights_sha256
+
+
+def test_the_winner_of_a_stack_ejects_to_a_script_that_ends_in_its_weights(splits: Any, tmp_path: Path) -> None:
+    found = fs.sweep("mlp", splits, {"lr": [0.001, 0.05]}, epochs=2, stack=True, quiet=True, device="cpu", folder=tmp_path / "runs")
+    assert {trial.how for trial in found.trials} == {"stacked"}
+    found.best.eject(tmp_path / "train.py")
+    told = subprocess.run([sys.executable, "-I", tmp_path / "train.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert told.returncode == 0 and found.best.weights_sha256 in told.stdout, told.stderr
 
 
 def test_the_choice_does_not_depend_on_the_test_rows() -> None:
@@ -105,6 +115,20 @@ def test_a_diverging_rate_is_a_row_and_not_the_end(splits: Any) -> None:
         assert "diverged" in repr(found)
 
 
+def test_a_score_that_was_not_finite_for_an_epoch_is_kept_as_none_and_read_back(splits: Any, tmp_path: Path) -> None:
+    from fivestep.experiments import folders
+    from fivestep.experiments.stacking import Job
+    from fivestep.experiments.trials import curve_of, trial_of
+
+    run = fs.fit("linear", splits, epochs=2, **QUIET)
+    run.history[0]["val_loss"] = float("nan")
+    job = Job(0, 0, {}, splits)
+    trial = trial_of(job, run, "done", "", 0.1, "alone", "loss", None)
+    folders.keep_trial(tmp_path, trial)
+    assert trial.curve[0] == (1, None) and trial.curve == curve_of(run.history, "loss")
+    assert folders.read_trials(tmp_path, [job])[job.name] == trial
+
+
 def test_where_no_variant_can_be_trained_the_reason_is_raised(splits: Any) -> None:
     with pytest.raises(fs.SettingsError, match="no_such"):
         fs.sweep(Net, splits, {"model.no_such": [1, 2]}, epochs=1, **QUIET)
@@ -153,9 +177,72 @@ def test_each_fold_fits_its_columns_on_its_own_training_rows() -> None:
         assert torch.allclose(encoded.double(), torch.as_tensor((values[rest] - values[rest].mean()) / values[rest].std()).double(), atol=1e-4)
 
 
+@pytest.mark.parametrize("stack", [True, False])
+def test_folds_are_repeated_stratified_grouped_or_after_their_past(stack: bool) -> None:
+    import polars
+
+    x, _ = arrays(60)
+    row = torch.arange(60)
+    labels, groups = (row % 3 == 0).long(), row // 5
+    frame = polars.DataFrame({"a": x[:, 0].numpy(), "b": x[:, 1].numpy(), "y": labels.numpy(), "patient": groups.numpy(), "day": row.flip(0).numpy()})
+    fold_parts = lambda options: [  # noqa: E731
+        (trial.value, job.splits.train.indices, job.splits.val.indices)
+        for found in [
+            fs.cross_validate("linear", fs.Data.table(frame, target="y", **options.pop("read", {})), epochs=1, checks=False, stack=stack, **options, **QUIET)
+        ]
+        for trial, job in zip(found.trials, found.jobs)
+    ]
+    repeated = fold_parts({"folds": 3, "repeats": 2})
+    assert len(repeated) == 6
+    for half in (repeated[:3], repeated[3:]):
+        assert torch.cat([held for _, _, held in half]).sort().values.equal(row)
+    assert not repeated[0][2].equal(repeated[3][2])
+    stratified = fold_parts({"folds": 4, "stratify": True})
+    assert [int(labels[held].sum()) for _, _, held in stratified] == [5, 5, 5, 5]
+    grouped = fold_parts({"folds": 4, "group": "patient"})
+    assert all(not set(groups[kept].tolist()) & set(groups[held].tolist()) for _, kept, held in grouped)
+    in_time = fold_parts({"folds": 4, "time": "day"})
+    day = row.flip(0)
+    assert all(day[kept].max() < day[held].min() for _, kept, held in in_time) and len(in_time) == 4
+    assert all(value is not None for part in (repeated, stratified, grouped, in_time) for value, _, _ in part)
+
+
 def test_no_epoch_is_chosen_on_held_out_rows() -> None:
     with pytest.raises(fs.SettingsError, match="too hopeful"):
         fs.cross_validate(Net, fs.Data.arrays(*arrays()), keep="best", **QUIET)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_sweep_stopped_in_the_shell_tells_the_command_that_goes_on(tmp_path: Path) -> None:
+    x, y = arrays()
+    rows = "\n".join(f"{float(a)},{float(b)}" for a, b in zip(x[:, 0], y[:, 0]))
+    (tmp_path / "rows.csv").write_text(f"a,y\n{rows}\n")
+    (tmp_path / "net.py").write_text(
+        textwrap.dedent("""
+        import os, signal
+        from pathlib import Path
+        from torch import nn
+
+        class Net(nn.Module):
+            def __init__(self, num_inputs: int, num_outputs: int = 1, width: int = 2):
+                super().__init__()
+                if width == 3 and not Path("stopped").exists():
+                    Path("stopped").touch()
+                    os.kill(os.getpid(), signal.SIGTERM)
+                self.layers = nn.Sequential(nn.Linear(num_inputs, width), nn.Tanh(), nn.Linear(width, num_outputs))
+
+            def forward(self, x):
+                return self.layers(x)
+        """)
+    )
+    asked = "--quiet sweep rows.csv --target y --model net.py:Net --over lr=0.01,0.02 --over model.width=2,3 --epochs 1 --folder 'my runs'"
+    run = lambda words: subprocess.run([sys.executable, "-m", "fivestep", *words], cwd=tmp_path, capture_output=True, text=True, timeout=300)  # noqa: E731
+    stopped = run(shlex.split(asked))
+    assert stopped.returncode == 143 and "Stopped by SIGTERM" in stopped.stderr, stopped.stderr
+    program, *words = shlex.split(stopped.stderr.split("go on with: ")[1])
+    again = run(words)
+    assert program == "fivestep" and again.returncode == 0, again.stderr
+    assert "4 trainings" in again.stdout and len(list((tmp_path / "my runs").glob("sweep-*/sweep.json"))) == 1
 
 
 def test_the_shell_sweeps_and_compares(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from fivestep.errors import DataError, FindingsError, FivestepError
 
 WHAT_A_SIGNAL_LEAVES = "Nothing was left half written; a run that had begun to train goes on with: fivestep resume RUN"
 
+THE_SAME_CALL = "the same call goes on from there."  # of a sweep that was stopped
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `fivestep` command: runs it and exits with its code."""
@@ -61,7 +63,7 @@ def run(argv: list[str]) -> int:
             head = f"{len(told)} problems in the data\n"
             message = head + "\n".join(told[:20]) + (f"\n... and {len(told) - 20} more" if len(told) > 20 else "")
         else:
-            told, message = [], with_shell_spelling(str(error))
+            told, message = [], with_shell_spelling(str(error)).replace(THE_SAME_CALL, f"go on with: fivestep {shlex.join(argv)}")
         return complain(message, as_json, error.exit_code, findings=error.findings if isinstance(error, FindingsError) else (), problems=told)
     except BrokenPipeError:
         close_stdout()  # the reader of our output (head) has left; Python would complain at exit

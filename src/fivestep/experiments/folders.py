@@ -49,13 +49,19 @@ def found_again(parent: Path, name: str | None, kind: str, wanted: str, jobs: Se
     return None
 
 
-def begin(parent: Path, name: str | None, kind: str, wanted: str, *, changes: Any, given: Mapping[str, Any], seeds: list[int]) -> Path:
+def begin(parent: Path, name: str | None, kind: str, wanted: str, *, changes: Any, given: Mapping[str, Any], jobs: Sequence[Job]) -> Path:
     """A new sweep's folder."""
     folder = runs.create(parent, name, kind)
     settings = record({key: value for key, value in given.items() if key != "observers"})
-    table = {"format": FORMAT, "kind": kind, "fingerprint": wanted, "variants": [record(one) for one in changes], "settings": settings, "seeds": seeds}
+    table = {"format": FORMAT, "kind": kind, "fingerprint": wanted, "variants": [record(one) for one in changes], "settings": settings}
+    table |= {"trainings": [job.name for job in jobs], "fold_ratio": fold_ratio(jobs) if kind == "cross-validation" else None}
     runs.write(folder, "sweep.json", table)
     return folder
+
+
+def fold_ratio(jobs: Sequence[Job]) -> float:
+    """Held-out rows / training rows, over all folds."""
+    return sum(len(job.splits.val) for job in jobs) / sum(len(job.splits.train) for job in jobs)
 
 
 def read_trials(folder: Path | None, jobs: Sequence[Job]) -> dict[str, Trial]:

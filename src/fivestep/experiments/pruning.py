@@ -38,16 +38,20 @@ class Halving:
             return set()
         seen = self.seen[epoch]
         for (variant, seed), value in values.items():
-            seen.setdefault(variant, {})[seed] = self.sign * value if math.isfinite(value) else math.inf
+            self._note(epoch, (variant, seed), value)
         ranked = sorted(seen, key=lambda variant: sum(seen[variant].values()) / len(seen[variant]))
         kept = set(ranked[: max(1, len(ranked) // self.factor)])
         return {key for key in values if key[0] not in kept}
 
-    def read(self, key: Key, curve: Mapping[int, float]) -> None:
+    def read(self, key: Key, curve: Mapping[int, float | None]) -> None:
         """A training of before: what it had at the rungs it came to."""
         for epoch, value in curve.items():
             if epoch in self.rungs:
-                self.seen[epoch].setdefault(key[0], {})[key[1]] = self.sign * value
+                self._note(epoch, key, value)
+
+    def _note(self, epoch: int, key: Key, value: float | None) -> None:
+        """What is not finite ranks last, however the score is read."""
+        self.seen[epoch].setdefault(key[0], {})[key[1]] = math.inf if value is None or not math.isfinite(value) else self.sign * value
 
 
 def watcher(prune: Prune, key: Key, monitor: str, curve: dict[int, float]) -> Callable[[Any], None]:

@@ -162,7 +162,7 @@ def cross_validate(
         parts = [Part("train", data, torch.as_tensor(rows.train)), Part("val", data, torch.as_tensor(rows.test)), None]
         options = {"folds": folds, "repeats": repeats, "seed": seed, "fold": number_, "given": True}
         jobs.append(Job(0, seed, given, Splits._of(parts, how=rows, options=options, groups=group, times=time), number_))
-    made = Sweep("cross-validation", model, [{}], [given], data, given, jobs)
+    made = Sweep("cross-validation", model, [{}], [given], data, given, jobs, fold_ratio=folders.fold_ratio(jobs))
     return made.run(stack=stack, same_order=False, workers=workers)
 
 
@@ -188,6 +188,7 @@ class Sweep:
     folder: Path | None = None
     seconds: float = 0.0
     prune: Prune | None = None
+    fold_ratio: float | None = None  # of a cross-validation: held-out rows / training rows
 
     # -- running
 
@@ -253,8 +254,7 @@ class Sweep:
             return
         self.folder = folders.found_again(Path(parent), name, self.kind, self.fingerprint, self.jobs)
         if self.folder is None:
-            seeds = sorted({job.seed for job in self.jobs})
-            self.folder = folders.begin(Path(parent), name, self.kind, self.fingerprint, changes=self.changes, given=self.given, seeds=seeds)
+            self.folder = folders.begin(Path(parent), name, self.kind, self.fingerprint, changes=self.changes, given=self.given, jobs=self.jobs)
         else:
             say(f"going on in {self.folder}")
         with files.Lock(self.folder):
@@ -306,12 +306,9 @@ class Sweep:
             whole = all(trial.resampled is not None for trial in mine) and len({len(trial.resampled or ()) for trial in mine}) == 1
             resampled = torch.tensor([trial.resampled for trial in mine], dtype=torch.float64) if whole and self.kind == "sweep" else None
             names = tuple((trial.seed, trial.fold) for trial in mine)
-            ratio = None
-            if self.kind == "cross-validation":
-                ratio = sum(len(job.splits.val) for job in self.jobs) / sum(len(job.splits.train) for job in self.jobs)
             independent = min((trial.num_independent for trial in mine), default=0)
             lost = next((trial.status for trial in mine if trial.status in ("pruned", "refused")), "diverged")
-            found.append(Measured(variants.label(change), values, resampled, names, independent, ratio, lost))
+            found.append(Measured(variants.label(change), values, resampled, names, independent, self.fold_ratio, lost))
         return found
 
     @cached_property
@@ -469,20 +466,20 @@ class Sweep:
 
 
 def read_sweep(folder: str | Path) -> Sweep:
-    """A finished sweep from its folder, as far as its table, pictures and report go; to train its best, call `sweep` again with the same arguments and its name."""
+    """A finished sweep or cross-validation from its folder, as far as its table, pictures and report go; to train its best, call `sweep` again with the same arguments and its name."""
     folder = Path(folder)
     table = runs.read(folder, "sweep.json")
     if table is None:
         raise MissingInputError(f"{folder} is no sweep's folder: it holds no sweep.json.")
-    if table["kind"] != "sweep":
+    if (folder / "study.journal").exists():
         raise UsageError(
-            f"{folder} is a {table['kind']}, whose intervals need the sizes of its folds. In Python: fs.cross_validate(..., name={folder.name!r}).report()"
+            f"{folder} is an Optuna study's folder. Call the sweep again with the same arguments: it trains nothing twice, and its report() is there."
         )
     trials = folders.read_all_trials(folder)
-    wanted = len(table["variants"]) * len(table["seeds"])
+    wanted = len(table["trainings"])
     if len(trials) < wanted:
         raise UsageError(f"{len(trials)} of {wanted} trainings of {folder} have ended. Call the sweep again, and it goes on; then there is something to tell.")
-    made = Sweep("sweep", "the model", table["variants"], [], None, table["settings"], [], trials=trials, folder=folder)
+    made = Sweep(table["kind"], "the model", table["variants"], [], None, table["settings"], [], trials=trials, folder=folder, fold_ratio=table["fold_ratio"])
     made.seconds = sum(trial.seconds for trial in trials)
     return made
 

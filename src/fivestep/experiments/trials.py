@@ -9,7 +9,7 @@ import contextlib
 import io
 import math
 import time as clock
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Trial:
     how: str
     folder: str | None = None
     weights_sha256: str | None = None
-    curve: tuple[tuple[int, float], ...] = ()  # (epoch, monitored score) as it trained
+    curve: tuple[tuple[int, float | None], ...] = ()  # (epoch, monitored score; None: not finite) as it trained
 
 
 def fit_job(
@@ -71,7 +71,9 @@ def fit_job(
     except Pruned as told:
         seconds = clock.perf_counter() - began
         epochs = max(curve, default=0)
-        return Trial(job.variant, job.seed, job.fold, "pruned", str(told), None, None, 0, False, epochs, 0, seconds, "alone", curve=tuple(curve.items())), None
+        return Trial(
+            job.variant, job.seed, job.fold, "pruned", str(told), None, None, 0, False, epochs, 0, seconds, "alone", curve=told_curve(curve.items())
+        ), None
     except NonFiniteError as told:
         status, error = "diverged", told
     except (FindingsError, SettingsError, DataError, UsageError) as told:
@@ -130,9 +132,14 @@ def trial_of(job: Job, run: Run, status: str, reason: str, seconds: float, how: 
     )  # fmt: skip
 
 
-def curve_of(history: Sequence[Mapping[str, Any]], metric: str) -> tuple[tuple[int, float], ...]:
+def curve_of(history: Sequence[Mapping[str, Any]], metric: str) -> tuple[tuple[int, float | None], ...]:
     """(epoch, monitored score) of each validation."""
-    return tuple((row["epoch"], row["val_loss" if metric == "loss" else metric]) for row in history if row.get("val_loss") is not None)
+    return told_curve((row["epoch"], row["val_loss" if metric == "loss" else metric]) for row in history if row.get("val_loss") is not None)
+
+
+def told_curve(scores: Iterable[tuple[int, float]]) -> tuple[tuple[int, float | None], ...]:
+    """As a file holds it, which has no NaN: None where the score was not finite."""
+    return tuple((epoch, finite(score)) for epoch, score in scores)
 
 
 def begin_worker() -> None:

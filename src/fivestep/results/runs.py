@@ -85,6 +85,10 @@ def read_settings(folder: Path) -> Settings:
         raise MissingInputError(f"There is no run at {folder}.")
     table = read(folder, "settings.json")
     if table is None:
+        if (folder / "sweep.json").exists():
+            raise MissingInputError(
+                f"{folder} is the folder of a sweep, not of a run. A sweep goes on by the call or command that began it, in the same place."
+            )
         raise MissingInputError(f"{folder} is no run folder: it holds no settings.json.")
     known = ("fit", "chosen", "data", "model")
     if not isinstance(table, dict) or (

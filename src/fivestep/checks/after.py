@@ -296,7 +296,7 @@ def check_saved(fresh: nn.Module, trained: nn.Module, inputs: Any, *, run: Calla
     return [Finding(
         "P01", "warning", f"Loaded into a fresh model, the weights predict something else (difference {away:.2g} of the outputs' size)" + (f"; changed in training: {', '.join(plain[:4])}." if plain else "."),
         {"difference": away, "attributes": plain}, "A part of what was learnt stands in plain attributes, which state_dict does not hold: it is lost when the model is saved.",
-        "self.register_buffer('mean', ...) for tensors; for settings, the constructor's arguments.",
+        f"self.register_buffer('{plain[0] if plain else 'mean'}', ...) for tensors; for settings, the constructor's arguments.",
     )]  # fmt: skip
 
 

@@ -136,7 +136,8 @@ def rule_m03(subject: Subject, probe: Probe) -> list[Finding] | Finding | None:
     several = not isinstance(first.outputs, Tensor)
     return Finding(
         "M28", "note" if several else "warning", f"In eval mode the same rows give other outputs at each call (difference {by_seed:.2g}).", {"difference": by_seed},
-        "Predictions are random." if not several else "A sampler by design (a variational model) predicts at random.", "Draw noise only where self.training is true.",
+        "Predictions are random." if not several else "A sampler by design (a variational model) predicts at random.",
+        "Draw noise only where self.training is true; make what forward multiplies with (torch.randn, nn.Linear) once, in __init__.",
     )  # fmt: skip
 
 
@@ -156,6 +157,8 @@ def rule_m04(subject: Subject, probe: Probe) -> list[Finding] | None:
     cut: list[str] = []
     for name in missing:
         owner = name.rsplit(".", 1)[0] if "." in name else ""
+        if owner and isinstance(subject.model.get_submodule(owner), (nn.ParameterDict, nn.ParameterList)):
+            owner = ""  # A container is no layer: it may hold the weights of several, and one that learns does not excuse the others.
         siblings = [other for other in named if (other.rsplit(".", 1)[0] if "." in other else "") == owner]
         if owner and any(other in gradients.reached for other in siblings):
             continue
@@ -197,7 +200,7 @@ def rule_m05(subject: Subject, probe: Probe) -> Finding | None:
         return None
     return Finding(
         "M05", "warning", f"The gradient of {len(zero)} parameters is exactly zero in {gradients.batches} batches and after five steps: {', '.join(sorted(zero)[:4])}.",
-        {"parameters": sorted(zero)[:20]}, "They never move: units behind them are dead, masked or multiplied by zero.", "Look at what follows these layers in forward.",
+        {"parameters": sorted(zero)[:20]}, "They never move: units behind them are dead, masked or multiplied by zero.", "Look at what follows these layers in forward: sign, round, a comparison or clamp has no slope (tanh or sigmoid has one), a factor that starts at 0 and a dead ReLU pass none on.",
     )  # fmt: skip
 
 
@@ -623,7 +626,7 @@ def rule_m19(subject: Subject, probe: Probe) -> Finding | None:
     if not high:
         return None
     return Finding(
-        "M19", "warning", f"Dropout of {high[0][1]:g} in {high[0][0]}.", {"layer": high[0][0], "p": high[0][1]},
+        "M19", "warning", f"Dropout of {high[0][1]:g} in layer '{high[0][0]}'.", {"layer": high[0][0], "p": high[0][1]},
         "p is the share that is dropped, not the share that is kept: almost nothing passes.", f"nn.Dropout({1 - high[0][1]:.2g}) keeps {high[0][1]:.0%}.",
     )  # fmt: skip
 

@@ -190,6 +190,8 @@ def rule_s03(subject: Subject, probe: Probe) -> Finding | None:
         counter = column.is_integer and column.distinct == len(column.finite) and evenly_spaced(numpy.sort(values))
         if not (column.kind == "date" or (monotone and (counter or (subject.table is not None and TIME_NAME.search(column.name))))):
             continue
+        if column.kind != "date" and not TIME_NAME.search(column.name) and (numpy.all(numpy.diff(target) >= 0) or numpy.all(numpy.diff(target) <= 0)):
+            continue  # A line number in a file that was sorted by its target: rows that come in no order of time.
         correlation = ordered_correlation(values, target, probe.has_classes)
         if correlation > 0.2 and correlation * numpy.sqrt(len(target)) > 4:
             return Finding(

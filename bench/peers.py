@@ -18,6 +18,7 @@ import sys
 import time
 from pathlib import Path
 
+import readme
 from ways import WAYS, WORKLOADS
 
 HERE = Path(__file__).parent
@@ -103,18 +104,7 @@ def main() -> None:
         print(f"\n{workload}\n{text}", flush=True)
         told += [f"## {workload}", "", text, ""]
         if asked.write:  # after each workload: what is measured stays, whatever comes
-            write("peers.py", "\n".join(told))
-
-
-def write(script: str, text: str) -> None:
-    """Put what a script found between its markers in bench/README.md."""
-    page = HERE / "README.md"
-    begin, end = f"<!-- begin: {script} -->", f"<!-- end: {script} -->"
-    before, opened, rest = page.read_text().partition(begin)
-    _, closed, after = rest.partition(end)
-    if not opened or not closed:
-        raise SystemExit(f"bench/README.md has lost its markers {begin} and {end}.")
-    page.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+            readme.write("peers.py", "\n".join(told))
 
 
 if __name__ == "__main__":

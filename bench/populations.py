@@ -15,9 +15,9 @@ import statistics
 import tempfile
 import time
 import warnings
-from pathlib import Path
 from typing import Any
 
+import readme
 import torch
 from torch import nn
 
@@ -28,8 +28,6 @@ from fivestep.experiments.stacking import Job
 from fivestep.results.comparing import Measured, compare_measured
 from fivestep.train import epochs
 from fivestep.train.population import Member, Population
-
-HERE = Path(__file__).resolve().parent
 
 
 def regression(rows: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -206,7 +204,9 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # of the worker processes
     warnings.filterwarnings("ignore")
     if arguments.luck:
-        finish("populations.py --luck", luck(arguments.luck), arguments.write)
+        found = luck(arguments.luck)
+        if arguments.write:
+            readme.write("populations.py --luck", found)
         return
     repeats = 2 if arguments.quick else arguments.repeats
     names = [arguments.only] if arguments.only else ["W1", "S"] if arguments.quick else list(WORKLOADS)
@@ -224,20 +224,8 @@ def main() -> None:
             for row in found:
                 lines.append(f"| {' | '.join(row)} |")
                 print(lines[-1], flush=True)
-                finish("populations.py", "\n".join(lines), arguments.write)  # after each row: what is measured stays, whatever comes
-
-
-def finish(what: str, text: str, write: bool) -> None:
-    """The text between its markers in bench/README.md, where `write`."""
-    if not write:
-        return
-    page = HERE / "README.md"
-    begin, end = f"<!-- begin: {what} -->", f"<!-- end: {what} -->"
-    before, opened, rest = page.read_text().partition(begin)
-    _, closed, after = rest.partition(end)
-    if not opened or not closed:
-        raise SystemExit(f"bench/README.md has lost its markers {begin} and {end}.")
-    page.write_text(f"{before}{begin}\n{text}\n{end}{after}")
+                if arguments.write:
+                    readme.write("populations.py", "\n".join(lines))  # after each row: what is measured stays, whatever comes
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ did. A stacked group leaves its trials together, all scored in one pass over the
 
 from __future__ import annotations
 
-import concurrent.futures
+import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -15,10 +15,11 @@ from typing import Any
 
 from fivestep import workflow
 from fivestep.errors import FivestepError
+from fivestep.experiments import processes
 from fivestep.experiments.pruning import Halving, Prune
 from fivestep.experiments.stack_checkpoints import StackKeeper
 from fivestep.experiments.stacking import Group, Job, session_of
-from fivestep.experiments.trials import Trial, begin_worker, curve_of, fit_job, trial_of
+from fivestep.experiments.trials import Trial, curve_of, fit_job, trial_of
 from fivestep.feeding import evaluation_batches, evaluation_rows, weigher
 from fivestep.preparing import Session
 from fivestep.results.measuring import measure, measure_all
@@ -152,22 +153,13 @@ def score_stacked(task: Task, ended: list[Stacked]) -> Iterator[Trial]:
 
 
 def in_workers(task: Task, group: Group, workers: int) -> Ended:
-    """Jobs in processes of their own, started fresh (spawn) and with one thread each: what is bound by arithmetic takes both cores."""
-    import multiprocessing
-    import pickle
+    train = functools.partial(fit_one, task.make_model, task.folder, task.metric, task.mode)
+    reason = processes.why_not_sent(train, group.jobs)
+    if reason is not None:
+        task.say(f"  one after another after all: a worker process cannot be given these objects ({reason})")
+        return train_group(task, replace(group, how="alone"), None)
+    return processes.trained(train, group.jobs, workers)
 
-    try:
-        pickle.dumps((task.make_model, group.jobs[0]))
-    except Exception as error:
-        task.say(f"  one after another after all: a worker process cannot be given these objects ({type(error).__name__}: {error})")
-        yield from train_group(task, replace(group, how="alone"), None)
-        return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(min(workers, len(group.jobs)), mp_context=context, initializer=begin_worker) as pool:
-        waiting = [pool.submit(fit_job, task.make_model, job, task.folder, task.metric, task.mode) for job in group.jobs]
-        try:
-            for done in concurrent.futures.as_completed(waiting):
-                yield done.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+
+def fit_one(make_model: Any, folder: Path | None, metric: str, mode: str | None, job: Job) -> tuple[Trial, FivestepError | None]:
+    return fit_job(make_model, job, folder, metric, mode)

@@ -18,12 +18,11 @@ from fivestep.errors import FivestepError
 from fivestep.experiments import processes
 from fivestep.experiments.pruning import Halving, Prune
 from fivestep.experiments.stack_checkpoints import StackKeeper
-from fivestep.experiments.stacking import Group, Job, session_of
+from fivestep.experiments.stacking import Group, Job, session_of, share_rows, shared_validation
 from fivestep.experiments.trials import Trial, curve_of, fit_job, trial_of
-from fivestep.feeding import evaluation_batches, evaluation_rows, weigher
 from fivestep.preparing import Session
 from fivestep.results.measuring import measure, measure_all
-from fivestep.train.population import Member, Population, Validation
+from fivestep.train.population import Member, Population
 from fivestep.train.signals import Listener
 from fivestep.train.tracing import Unstackable
 
@@ -95,7 +94,11 @@ def train_stacked(task: Task, group: Group, keeper: StackKeeper | None = None) -
     Interrupted where a signal ended it at the edge of an epoch."""
     began = time.perf_counter()
     # The members share data, model and loss, so the checks before a run are made once, on the first of them.
-    sessions = [session_of(task.make_model, job, checks=task.checks and position == 0) for position, job in enumerate(group.jobs)]
+    sessions: list[Session] = []
+    for position, job in enumerate(group.jobs):
+        sessions.append(session_of(task.make_model, job, checks=task.checks and position == 0))
+        if job.splits is group.jobs[0].splits:
+            share_rows(sessions[-1], sessions[0])
     # Of the observers only the user's own: the console and the checks of one run do not look at a stack.
     sessions = [replace(session, plan=replace(session.plan, observers=tuple(job.settings.get("observers", ())))) for session, job in zip(sessions, group.jobs)]
     members = [Member(session.training, session.plan) for session in sessions]
@@ -125,17 +128,6 @@ def train_stacked(task: Task, group: Group, keeper: StackKeeper | None = None) -
     for session in sessions:
         session.checks = None  # what watches a run saw no steps of it
     return [Stacked(job, session, member.status, member.reason, share) for job, session, member in zip(group.jobs, sessions, members)]
-
-
-def shared_validation(first: Session) -> Validation | None:
-    """The validation rows in memory, where the members are scored by nothing but the loss on the same rows."""
-    if first.plan.validate is None or first.plan.monitor != "loss" or first.arguments["metrics"] is not None or "val" not in first.encoded:
-        return None
-    source = first.encoded["val"]
-    if not hasattr(source, "inputs"):
-        return None
-    dtype = next(parameter.dtype for parameter in first.training.model.parameters() if parameter.is_floating_point())
-    return Validation(list(evaluation_batches(source, evaluation_rows(source), first.device, dtype)), weigher(first.loss))
 
 
 def score_stacked(task: Task, ended: list[Stacked]) -> Iterator[Trial]:

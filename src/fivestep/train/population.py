@@ -245,6 +245,18 @@ class Population:
         for tensor, before in zip(self.stack.held, held):
             tensor.copy_(before)
 
+    def try_step(self) -> None:
+        """The first step, and the first block of validation rows: what they take can be measured. The members have moved by it, and are not to be trained on."""
+        try:
+            with torch.no_grad():
+                for groups, batch in self._batches(0):
+                    self.step(groups, batch)
+                    break
+                if self.validation is not None:
+                    self._validate_stacked()
+        finally:
+            self.release()
+
     # -- batches
 
     def _batches(self, epoch: int) -> Any:

@@ -142,34 +142,3 @@ def simplify(graph: Any) -> None:
             graph.graph.erase_node(node)
     graph.graph.eliminate_dead_code()
     graph.recompile()
-
-
-def peak_bytes(graph: Any) -> int:
-    """The most bytes of intermediate tensors alive at once when the graph runs, each freed after its last use."""
-    nodes = list(graph.graph.nodes)
-    last_use = {source: position for position, node in enumerate(nodes) for source in node.all_input_nodes}
-    storages: dict[Any, int] = {}
-    alive, most, ends = 0, 0, {}
-    for position, node in enumerate(nodes):
-        value = node.meta.get("val")
-        if node.op in ("call_function", "call_module") and isinstance(value, Tensor):
-            aliased = next((source for source in node.all_input_nodes if source in storages and is_view(node)), None)
-            if aliased is None:
-                storages[node] = value.numel() * value.element_size()
-                alive += storages[node]
-                ends.setdefault(last_use.get(node, position), []).append(node)
-        most = max(most, alive)
-        for done in ends.pop(position, ()):
-            alive -= storages[done]
-    return most
-
-
-def is_view(node: Any) -> bool:
-    return node.target in VIEWS
-
-
-VIEWS = {
-    torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten.expand.default, torch.ops.aten.transpose.int, torch.ops.aten.t.default,
-    torch.ops.aten.permute.default, torch.ops.aten.unsqueeze.default, torch.ops.aten.squeeze.dim, torch.ops.aten.detach.default, torch.ops.aten.slice.Tensor,
-    torch.ops.aten.select.int,
-}  # fmt: skip

@@ -7,6 +7,7 @@ did. A stacked group leaves its trials together, all scored in one pass over the
 from __future__ import annotations
 
 import functools
+import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from fivestep.preparing import Session
 from fivestep.results.measuring import measure, measure_all
 from fivestep.train.population import Member, Population
 from fivestep.train.signals import Listener
-from fivestep.train.tracing import Unstackable
+from fivestep.train.tracing import Unstackable, out_of_memory
 
 Ended = Iterator[tuple[Trial, FivestepError | None]]
 
@@ -52,11 +53,20 @@ def train_group(task: Task, group: Group, workers: int | None) -> Ended:
     if group.how == "stacked":
         try:
             keeper = None if task.folder is None else keeper_of(task, group)
-            ended = train_stacked(task, group, keeper)
+            ended: list[Stacked] | None = train_stacked(task, group, keeper)
         except Unstackable as told:
             task.say(f"  one after another after all: {told}")
             group = replace(group, how="alone", reason=str(told))
-        else:
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or len(group.jobs) < 2:
+                raise
+            ended = None  # what follows waits until the error is gone: it holds the frames, and they hold all members
+        if group.how == "stacked":
+            if ended is None:
+                if keeper is not None and keeper.folder.exists():
+                    keeper.ended()
+                yield from in_halves(task, group, workers)
+                return
             for trial in score_stacked(task, ended):
                 yield trial, None
             if keeper is not None:
@@ -67,6 +77,15 @@ def train_group(task: Task, group: Group, workers: int | None) -> Ended:
         return
     for job in group.jobs:
         yield fit_job(task.make_model, job, task.folder, task.metric, task.mode, task.prune)
+
+
+def in_halves(task: Task, group: Group, workers: int | None) -> Ended:
+    """A stack that took more memory than was measured before, or more than is left since: half as many members at once."""
+    middle = len(group.jobs) // 2
+    task.say(f"  {len(group.jobs)} stacked need more memory than there is: {middle} and {len(group.jobs) - middle} after each other")
+    gc.collect()
+    for jobs in (group.jobs[:middle], group.jobs[middle:]):
+        yield from train_group(task, replace(group, jobs=jobs), workers)
 
 
 # -- stacked -----------------------------------------------------------------------------------------------------------------------------------------------

@@ -22,6 +22,11 @@ class Unstackable(Exception):
     """These members cannot be trained stacked; the text says why, as a reason beside the plan."""
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory ran out; the allocator of a CPU says so by its text alone."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
 def one_member(template: nn.Module, names: Sequence[str], held_names: Sequence[str], loss: Callable[..., Any]) -> Callable[..., Any]:
     """`loss = f(weights, held, inputs, targets, weights of rows)` of one member, as torch.func wants it."""
 
@@ -87,6 +92,8 @@ def traced(
     except Unstackable:
         raise
     except Exception as error:  # whatever torch.func cannot do with a user's module comes as its own error
+        if out_of_memory(error):
+            raise
         text = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise Unstackable(f"torch.func cannot stack it: {type(error).__name__}: {text[:200]}") from error
     finally:

@@ -13,8 +13,9 @@ from fivestep import workflow
 from fivestep.data.data import Splits
 from fivestep.preparing import Session, prepare
 from fivestep.train import epochs
-from fivestep.train.population import Member, Population, why_alone
+from fivestep.train.population import Member, Population
 from fivestep.train.stack import Stack, Streams
+from fivestep.train.stackable import why_alone
 from fivestep.train.tracing import Unstackable
 
 

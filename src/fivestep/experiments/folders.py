@@ -76,7 +76,7 @@ def read_trials(folder: Path | None, jobs: Sequence[Job]) -> dict[str, Trial]:
     return found
 
 
-def trial_from(table: Mapping[str, Any], path: Path) -> Trial:
+def trial_from(table: dict[str, Any], path: Path) -> Trial:
     """What `keep_trial` wrote. Raises ArtifactError for what another version wrote."""
     try:
         return Trial(**table | {"resampled": None if table["resampled"] is None else tuple(table["resampled"]), "curve": tuple(map(tuple, table["curve"]))})

@@ -22,7 +22,8 @@ from fivestep.feeding import evaluation_batches, evaluation_rows, weigher
 from fivestep.preparing import Session, choose_device, prepare
 from fivestep.settings import record
 from fivestep.train import loop
-from fivestep.train.population import Member, Population, Validation, why_alone
+from fivestep.train.population import Member, Population, Validation
+from fivestep.train.stackable import why_alone
 from fivestep.train.tracing import Unstackable
 
 # What may differ between members of one stack: numbers beside each weight, and what each member's own objects decide.

@@ -21,27 +21,15 @@ from torch import Tensor
 from fivestep import seeds
 from fivestep.data.batches import Batch, InMemoryBatches, map_tensors, tensors_of
 from fivestep.train import epochs, loop
-from fivestep.train.epochs import Plan, Training
+from fivestep.train.epochs import Plan
 from fivestep.train.events import EpochEnded, RunEnded, RunStarted
 from fivestep.train.stack import PartOfStack, Stack, Streams
-from fivestep.train.stackable import why_alone
+from fivestep.train.stackable import Member, why_alone
 from fivestep.train.stacked_optimizer import StackedOptimizer, clip_members, group_names
 from fivestep.train.tracing import Unstackable, compiled, traced
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}  # of the first gradients, stacked against alone: rounding is far below, another function far above
 MOST_SHAPES = 8  # batches of more different shapes than this would be traced more often than replayed
-
-
-@dataclass
-class Member:
-    """One variant in a population. `status` is "running", "stopped" (early stopping), "pruned", "diverged" or "done"; `reason` says in words how it ended."""
-
-    training: Training
-    plan: Plan
-    status: str = "running"
-    reason: str = ""
-    seconds: float = 0.0
-    final_state: dict[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,28 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fivestep.data.batches import InMemoryBatches
 from fivestep.train import loop
+from fivestep.train.epochs import Plan, Training
 from fivestep.train.stacked_optimizer import group_names, hyperparameters
 
-if TYPE_CHECKING:
-    from fivestep.train.population import Member
+
+@dataclass
+class Member:
+    """One variant in a population. `status` is "running", "stopped" (early stopping), "pruned", "diverged" or "done"; `reason` says in words how it ended."""
+
+    training: Training
+    plan: Plan
+    status: str = "running"
+    reason: str = ""
+    seconds: float = 0.0
+    final_state: dict[str, Tensor] | None = None
 
 
 def why_alone(members: Sequence[Member]) -> str | None:

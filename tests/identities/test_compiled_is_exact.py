@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import fivestep as fs
-from fivestep.train import compiled
+from fivestep.train import chunks
 
 TOLERANCE = dict(rtol=1e-5, atol=1e-6)
 
@@ -69,7 +69,7 @@ def weights(run):
 
 @pytest.fixture
 def chunks_of_four(monkeypatch):
-    monkeypatch.setattr(compiled, "LONGEST", 4)
+    monkeypatch.setattr(chunks, "LONGEST", 4)
 
 
 def test_compiled_is_eager_to_the_tolerance_and_killed_and_resumed_compiled_is_compiled_to_the_bit(tmp_path, chunks_of_four):

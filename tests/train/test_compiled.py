@@ -170,6 +170,25 @@ def test_small_products_written_out_are_the_products():
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
+def test_steps_written_one_after_another_are_the_steps_one_by_one_to_the_bit():
+    parts = parts_of(mlp(), None)
+    parts.optimizer = torch.optim.Adam(parts.model.parameters(), lr=0.01)
+    first, *others = batches_of(4)
+    eager(parts, first)
+    _, spec = torch.utils._pytree.tree_flatten(tuple(first))
+    slots = Slots.of(parts)
+    graph, outside, _ = capturing.traced(slots, spec, [torch.Tensor, torch.Tensor, None], set(), first, CPU)
+    state = [capturing.widened(tensor.clone()) for tensor in slots.live()]
+    rates = torch.tensor([[0.01], [0.02], [0.03]], dtype=torch.float64)
+    chunk = graphs.unrolled(graph, 3, len(state), 2, len(outside))
+    with torch.no_grad():
+        *found, losses = chunk(*state, rates, *capturing.tensors_in(chunks.stacked_batches(others)), *outside)
+        for batch, rate, loss in zip(others, rates, losses, strict=True):
+            *state, value = graph(*state, rate, *capturing.tensors_in(batch), *outside)
+            assert torch.equal(value, loss)
+    assert all(torch.equal(a, b) for a, b in zip(found, state, strict=True))
+
+
 # -- where chunks begin and end --------------------------------------------------------------------------------------------------------------------------------------
 
 

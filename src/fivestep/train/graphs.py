@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+UNROLLED, UNROLLED_NODES = 16, 2_000  # the most steps, and the most operations, of a graph without a loop
 SMALL = 16_384  # multiply-adds up to which a product is written as multiply-and-sum: see `write_out_small_products`
 
 
@@ -46,8 +47,38 @@ def write_out_small_products(graph: fx.GraphModule, limit: int = SMALL) -> int:
     return written
 
 
-def as_scan(step: fx.GraphModule, num_state: int, num_batch: int, num_outside: int) -> fx.GraphModule:
-    """`chunk(*state, rates, *batches, *outside) -> [*state, losses]`: the step as the body of torch's scan; rates and batches have a leading axis of steps."""
+def unrolled_length(num_nodes: int, length: int) -> int:
+    """Steps to write one after another where the scan is refused: at most 16, fewer for a step of many operations (the compiler's seconds grow with their number).
+
+    Of the counts in the upper half the one that leaves the fewest of `length` steps over; below 2 it does not pay.
+
+    >>> unrolled_length(40, 312), unrolled_length(200, 39), unrolled_length(5_000, 39)
+    (13, 9, 1)
+    """
+    most = min(UNROLLED, max(1, UNROLLED_NODES // num_nodes), length)
+    return max(range((most + 1) // 2, most + 1), key=lambda count: (-(length % count), count))
+
+
+def unrolled(step: fx.GraphModule, count: int, num_state: int, num_batch: int, num_outside: int) -> fx.GraphModule:
+    """`chunk(*state, rates, *batches, *outside) -> [*state, losses]`: `count` steps written one after another; rates and batches have a leading axis of steps."""
+    aten = torch.ops.aten
+    graph = fx.Graph()
+    state: Any = [graph.placeholder(f"state_{i}") for i in range(num_state)]
+    sequence = [graph.placeholder("rates"), *[graph.placeholder(f"batch_{i}") for i in range(num_batch)]]
+    outside = [graph.placeholder(f"outside_{i}") for i in range(num_outside)]
+    own = [node for node in step.graph.nodes if node.op == "placeholder"]
+    losses = []
+    for position in range(count):
+        row = [graph.call_function(aten.select.int, (each, 0, position)) for each in sequence]
+        given = dict(zip(own, (*state, *row, *outside), strict=True))
+        *state, value = graph.graph_copy(step.graph, given)  # type: ignore[misc]
+        losses.append(value)
+    graph.output([*state, graph.call_function(aten.stack.default, (losses,))])
+    return fx.GraphModule(step, graph)
+
+
+def as_scan(step: fx.GraphModule, count: int, num_state: int, num_batch: int, num_outside: int) -> fx.GraphModule:
+    """`chunk(*state, rates, *batches, *outside) -> [*state, losses]`: the step as the body of torch's scan; rates and batches have a leading axis of `count` steps."""
     from torch._higher_order_ops.scan import scan_op
 
     graph = fx.Graph()

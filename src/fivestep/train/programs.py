@@ -21,7 +21,7 @@ from fivestep import seeds
 from fivestep.data.batches import Batch, Stacked
 from fivestep.train import loop
 from fivestep.train.capturing import CannotCompile, Parts, Slots, buffers_of, tensors_in, traced, widened
-from fivestep.train.graphs import as_scan, compile_graph, write_out_small_products
+from fivestep.train.graphs import as_scan, compile_graph, unrolled, unrolled_length, write_out_small_products
 
 CLOSE = {torch.float64: 1e-6, torch.float32: 1e-3}  # relative, of the first losses of a compiled chunk to the traced steps; half precision 5e-2
 
@@ -136,14 +136,23 @@ def make_program(parts: Parts, way: str, length: int, pieces: Iterable[Any], dev
             said.append("an epoch has no two full batches of one shape in a row, so each step is a call of its own")
         mode, call = way, None
         if mode == "epoch" and isinstance(first, Stacked):
-            rates = torch.tensor([slots.rates()] * length, dtype=torch.float64, device=device)
-            inputs = [*examples[:num_state], rates, *tensors_in(first), *outside]
-            try:
-                call = compile_graph(as_scan(graph, num_state, len(tensors_in(first)), len(outside)), inputs, device)
-                checked(graph, call, inputs, slots, len(tensors_in(first)))
-            except Exception as error:
-                said.append(f"the chunk as a scan is not possible ({told(error)}), so each step is a call of its own")
-                call = None
+            counts = (num_state, len(tensors_in(first)), len(outside))
+            ways = [(length, "as a scan", as_scan), (few := unrolled_length(len(graph.graph.nodes), length), f"of {few} steps one after another", unrolled)]
+            for steps, what, chunk_of in ways:
+                if steps < 2:
+                    continue
+                rates = torch.tensor([slots.rates()] * steps, dtype=torch.float64, device=device)
+                inputs = [*examples[:num_state], rates, *[tensor[:steps] for tensor in tensors_in(first)], *outside]
+                try:
+                    call = compile_graph(chunk_of(graph, steps, *counts), inputs, device)
+                    checked(graph, call, inputs, slots, counts[1])
+                    length = steps
+                    break
+                except Exception as error:
+                    said.append(f"a chunk {what} is not possible ({told(error)})")
+                    call = None
+            if call is None:
+                said.append("so each step is a call of its own")
         if call is None:
             mode = "step"
             try:

@@ -104,8 +104,8 @@ def test_compiled_is_eager_to_the_tolerance_and_killed_and_resumed_compiled_is_c
     assert [row["train_loss"] for row in whole.history] == [row["train_loss"] for row in resumed.history]
 
 
-def test_a_compiled_cnn_on_labels_that_cannot_be_learned_is_as_close_to_float64_as_eager_is_and_in_float64_both_are_one():
-    """Such a run amplifies rounding from step to step, so compiled and eager part. The same steps in float64 say that neither is wrong."""
+def test_a_compiled_cnn_is_as_close_to_float64_as_eager_is_and_in_float64_both_are_one():
+    """Labels that cannot be learned. Compiled and eager part by rounding, which W4 amplifies (`bench/drift.py`); the same steps in float64 are the referee."""
     draw = torch.Generator().manual_seed(0)
     x, y = torch.rand(61 * 16, 1, 12, 12, generator=draw), torch.randint(0, 10, (61 * 16,), generator=draw)
 
@@ -130,8 +130,7 @@ def test_a_compiled_cnn_on_labels_that_cannot_be_learned_is_as_close_to_float64_
     assert float((trained(torch.float64, "epoch") - referee).abs().max()) < 1e-9
     eager_apart = float((trained(torch.float32, None) - referee).abs().max())
     compiled_apart = float((trained(torch.float32, "epoch") - referee).abs().max())
-    assert eager_apart > 2e-5, "else this problem amplifies nothing, and the test shows nothing"
-    assert compiled_apart < 30 * eager_apart
+    assert 0 < compiled_apart < 10 * eager_apart
 
 
 @pytest.mark.slow

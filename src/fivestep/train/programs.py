@@ -78,7 +78,7 @@ class Program:
     def accept(self, state: Sequence[Tensor], steps: int) -> None:
         """The run goes on from `state`."""
         live = self.slots.live()
-        if state[0] is not live[0]:
+        if state[0].data_ptr() != live[0].data_ptr():  # on CUDA it has been copied step by step
             with torch.no_grad():
                 torch._foreach_copy_(live, list(state))
         if self.slots.has_average:

@@ -25,12 +25,24 @@ def pair(name: str, code: str, accept: tuple[str, ...], make: Callable[[bool], C
     CASES[name] = (code, accept, lambda: make(True), lambda: make(False))
 
 
-def healthy(name: str) -> Callable[[Callable[[], Case]], Callable[[], Case]]:
-    def register(make: Callable[[], Case]) -> Callable[[], Case]:
-        HEALTHY[name] = make
-        return make
+def kept_in(collection: dict[str, Callable[[], Case]]) -> Callable[[str], Callable[[Callable[[], Case]], Callable[[], Case]]]:
+    """A decorator `healthy(name)` that keeps a function's case in `collection`, always made from the same seed."""
 
-    return register
+    def healthy(name: str) -> Callable[[Callable[[], Case]], Callable[[], Case]]:
+        def register(make: Callable[[], Case]) -> Callable[[], Case]:
+            def seeded() -> Case:
+                torch.manual_seed(0)
+                return make()
+
+            collection[name] = seeded
+            return make
+
+        return register
+
+    return healthy
+
+
+healthy = kept_in(HEALTHY)
 
 
 def g(seed: int) -> torch.Generator:

@@ -5,10 +5,7 @@ Each takes plain values and returns findings. Nothing is predicted on the test s
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,37 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from fivestep import seeds
-from fivestep.checks.before import could_not_check, one_thread
-from fivestep.checks.before_data import relation_strength
-from fivestep.checks.before_loss import answers
-from fivestep.checks.before_model import difference
+from fivestep.checks.asking import answers
+from fivestep.checks.before_forward import difference
+from fivestep.checks.before_rows import relation_strength
 from fivestep.checks.during import Watch, first_loss
 from fivestep.checks.findings import Finding
 from fivestep.checks.probe import Probe, copy_together
 from fivestep.checks.recording import tensors_in
+from fivestep.checks.rules import ask, could_not_check
 from fivestep.checks.subject import Subject
 
 
 def check_trained(subject: Subject, model: nn.Module, *, watch: Watch, ignore: Sequence[str] = ()) -> list[Finding]:
     """Findings on a model that has been trained, beside the copy of its start that `watch` holds. Model, data and random state stay as they are."""
-    found: list[Finding] = []
-    after = Trained(subject, model, watch)
-    refused: dict[str, list[str]] = {}
-    with seeds.restored(0), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), one_thread():
-        warnings.simplefilter("ignore")
-        for rule in RULES:
-            code = rule.__name__.removeprefix("rule_").upper()
-            if code in ignore:
-                continue
-            try:
-                finding = rule(after)
-            except Exception as error:  # as in check_before: a rule that fails is a note, never the end of a run
-                refused.setdefault(f"{type(error).__name__}: {error}", []).append(code)
-                continue
-            if finding is not None:
-                found.append(finding)
-    found += [could_not_check(codes, reason) for reason, codes in refused.items()]
-    return [finding for finding in found if finding.code not in ignore]
+    return [finding for finding in ask(RULES, Trained(subject, model, watch), ignore=ignore) if finding.code not in ignore]
 
 
 class Trained:

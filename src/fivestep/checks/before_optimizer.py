@@ -11,10 +11,10 @@ import math
 import numpy
 from torch import nn
 
-from fivestep.checks.before_loss import is_scale_free, maximizes, prefers_wrong, rates
-from fivestep.checks.before_model import Rule
+from fivestep.checks.asking import is_scale_free, maximizes, prefers_wrong, rates
 from fivestep.checks.findings import Finding
 from fivestep.checks.probe import Probe, is_closure_optimizer
+from fivestep.checks.rules import Rule
 from fivestep.checks.subject import Subject
 
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import numpy
 
-from fivestep.checks.before_data import evenly_spaced, is_continuous, ordered_correlation, row_keys
+from fivestep.checks.before_columns import evenly_spaced, ordered_correlation
+from fivestep.checks.before_rows import is_continuous, row_keys
 from fivestep.checks.findings import Finding
 from fivestep.checks.probe import Column, Probe, as_numbers
 from fivestep.checks.subject import Subject

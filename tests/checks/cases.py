@@ -45,6 +45,23 @@ def kept_in(collection: dict[str, Callable[[], Case]]) -> Callable[[str], Callab
 healthy = kept_in(HEALTHY)
 
 
+def mistakes_in(collection: dict[str, tuple[str, tuple[str, ...], Callable[[bool], Case]]]) -> Callable[..., Callable[[Callable[[bool], Case]], None]]:
+    """A decorator `mistake(name, code, *other fair codes)` that keeps a function of "wrong?" in `collection`, always made from the same seed."""
+
+    def mistake(name: str, code: str, *accept: str) -> Callable[[Callable[[bool], Case]], None]:
+        def register(make: Callable[[bool], Case]) -> None:
+            def seeded(bad: bool) -> Case:
+                torch.manual_seed(7)
+                return make(bad)
+
+            assert name not in collection
+            collection[name] = (code, accept, seeded)
+
+        return register
+
+    return mistake
+
+
 def g(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 

@@ -258,7 +258,15 @@ NUMBER = re.compile(r"^\s*[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?\s*%?\s*$")
 
 
 def rule_d21(subject: Subject, probe: Probe) -> Finding | None:
-    """A text column used as a category of which over 95 % read as numbers with decimals, or as whole numbers that go with the target."""
+    """A column held as text and read as numbers; or one used as a category of which over 95 % are numbers with decimals, or whole numbers that go with the target."""
+    for name, odd in subject.texts.items():
+        some = sorted(set(odd))[:3]
+        none = f", {len(odd)} are none ({', '.join(map(repr, some))}) and count as missing" if odd else ""
+        return Finding(
+            "D21", "warning", f"'{name}' is held as text; it was read as numbers{none}.", {"column": name, "none": len(odd), "others": some},
+            "One odd value makes a whole column text: other tools make a level of each number, and what is no number is lost here without a word.",
+            f"table[{name!r}] = pandas.to_numeric(table[{name!r}], errors='coerce') before Data.table" + (f", after a look at {', '.join(map(repr, some))}." if odd else "."),
+        )  # fmt: skip
     for name, values in (subject.table or {}).items():
         if name not in subject.used or subject.kinds.get(name) == "number" or as_numbers(numpy.asarray(values))[0] is not None:
             continue

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fivestep import seeds
-from fivestep.checks.asking import output_gradient, permutation, single_target, value_of
+from fivestep.checks.asking import class_axis, output_gradient, permutation, single_target, value_of
 from fivestep.checks.findings import Finding
 from fivestep.checks.probe import Probe
 from fivestep.checks.recording import last_operations, tensors_in
@@ -58,7 +58,41 @@ def rule_l02(subject: Subject, probe: Probe) -> Finding | None:
                 "It takes them as log-probabilities: the loss falls without bound and no class competes with another.",
                 "End the model in nn.LogSoftmax(dim=1), or use CrossEntropyLoss on the values as they are.",
             )  # fmt: skip
-    return None
+    return unbounded_likelihood(probe)
+
+
+def unbounded_likelihood(probe: Probe) -> Finding | None:
+    """L02 for a loss by hand (gather, an index, one-hot times scores): a straight line in the scores that falls by as much as all of them are raised.
+
+    A softmax inside does not feel what is added to all scores; a loss that compares is no straight line. Outputs that are log-probabilities, or probabilities, cannot
+    be raised together: there the same loss is right.
+    """
+    output, target = probe.training.output, single_target(probe)
+    if not probe.is_custom or probe.loss_family is not None or output is None or target is None or not probe.training.single or output.dim() < 2:
+        return None
+    axis = 1 if target.is_floating_point() else class_axis(output, target)
+    if axis is None or output.shape[axis] < 2:
+        return None
+    if target.is_floating_point() and (target.shape != output.shape or float((target.sum(1) - 1).abs().max()) > 1e-3 or float(target.min()) < 0):
+        return None  # no shares of classes
+    real = output.detach().double()
+    sums = real.exp().sum(axis)
+    if float((sums - 1).abs().max()) < 1e-2 or (float(real.min()) >= 0 and float((real.sum(axis) - 1).abs().max()) < 1e-2):
+        return None
+    made = torch.randn(output.shape, generator=torch.Generator().manual_seed(9)).to(output)
+    at, raised, higher, double, none = (value_of(probe, tried, (target,)) for tried in (made, made + 1, made + 3, 2 * made, 0 * made))
+    falls = at - raised
+    if not (math.isfinite(falls) and falls > 1e-3):
+        return None
+    slack = 1e-3 * (abs(at) + falls)
+    if abs(at - higher - 3 * falls) > slack or abs(double - none - 2 * (at - none)) > slack:
+        return None
+    return Finding(
+        "L02", "error", f"The loss falls by {falls:.3g} when 1 is added to every score and by {at - higher:.3g} when 3 is: it takes the scores as log-probabilities, but their exponentials sum to {float(sums.min()):.3g} to {float(sums.max()):.3g}, not to 1.",
+        {"falls": falls, "least": float(sums.min()), "most": float(sums.max())},
+        "All scores grow together: the loss falls without bound and no class competes with another.",
+        f"In the loss, take outputs.log_softmax({axis}) before the class's score is picked, or use F.cross_entropy(outputs, targets).",
+    )  # fmt: skip
 
 
 def rule_l03(subject: Subject, probe: Probe) -> Finding | None:

@@ -139,10 +139,12 @@ def rule_m10(subject: Subject, probe: Probe) -> Finding | None:
     if probe.loss_calls("nll_loss", "binary_cross_entropy") or not probe.output_operations & {"Relu", "Threshold", "ClampMin", "Clamp", "Hardtanh", "Relu6"}:
         return None
     zeros = float((probe.evaluation.output == 0).float().mean())
-    if zeros >= 0.1:
+    last = next(iter(probe.output_operations))
+    # How many a ReLU cuts at the start is chance (a bias of 0.3 hides all of it); a clamp with far bounds is meant and cuts none.
+    if zeros >= 0.1 or last in ("Relu", "Threshold"):
         return Finding(
-            "M10", "warning", f"The logits end in {next(iter(probe.output_operations))}: {zeros:.0%} of them are exactly zero.", {"zeros": zeros},
-            "A class whose logit is cut off has no gradient there; some classes die and are never predicted.", "Return the last layer's values as they are.",
+            "M10", "warning", f"The logits end in {last}, which leaves none below 0: {zeros:.0%} of them are exactly zero at the start.", {"zeros": zeros, "activation": last},
+            "A class whose logit is cut off has no gradient there; some classes die and are never predicted.", "Return the last layer's values as they are: take the activation after it out of the model.",
         )  # fmt: skip
     return None
 

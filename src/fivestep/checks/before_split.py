@@ -175,6 +175,9 @@ TIME_NAME = re.compile(
 )
 
 
+RECORD_NAME = re.compile(r"(^|_|\b)(id|ids|uid|row|rows|line|record|entry|index|idx|number|no|nr|num|unnamed)($|_|\b|\d)", re.I)
+
+
 def rule_s03(subject: Subject, probe: Probe) -> Finding | None:
     """A random split although rows come in order of time and each target resembles the one before."""
     if subject.split in ("time", "ordered", "given") or ("val" not in subject.parts and "test" not in subject.parts):
@@ -191,8 +194,8 @@ def rule_s03(subject: Subject, probe: Probe) -> Finding | None:
         counter = column.is_integer and column.distinct == len(column.finite) and evenly_spaced(numpy.sort(values))
         if not (column.kind == "date" or (monotone and (counter or (subject.table is not None and TIME_NAME.search(column.name))))):
             continue
-        if column.kind != "date" and not TIME_NAME.search(column.name) and (numpy.all(numpy.diff(target) >= 0) or numpy.all(numpy.diff(target) <= 0)):
-            continue  # A line number in a file that was sorted by its target: rows that come in no order of time.
+        if column.kind != "date" and not TIME_NAME.search(column.name) and (RECORD_NAME.search(column.name) or rises_with(values, target)):
+            continue  # The number of a record, or of a line in a file that was sorted (more or less) by its target: rows that come in no order of time.
         correlation = ordered_correlation(values, target, probe.has_classes)
         if correlation > 0.2 and correlation * numpy.sqrt(len(target)) > 4:
             return Finding(

@@ -186,12 +186,13 @@ def _(bad: bool) -> Case:
     return forecast(X=X, y=y)
 
 
-@mistake("no fare in some rides", "D03")
+@mistake("an amount that is not a number", "D03")
 def _(bad: bool) -> Case:
-    columns = numbers_only()
+    X, y, _ = mixed()
+    y = y.clone()
     if bad:
-        columns["fare"][[4, 90, 200]] = numpy.nan
-    return tabular(columns, 3)
+        y[[4, 90, 200]] = float("nan")
+    return amount_of_dict(X=X, y=y)
 
 
 @mistake("a dict with one missing number", "D03")

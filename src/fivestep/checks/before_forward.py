@@ -6,9 +6,10 @@ Each asks a copy the same thing twice with one difference (another row beside it
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fivestep import seeds
 from fivestep.checks.before_columns import named_column
@@ -110,11 +111,57 @@ def rule_m06(subject: Subject, probe: Probe) -> Finding | None:
     if away <= 1e-5:
         return None
     code, seen = mixing_operation(first.calls)
+    place, fix = where_rows_mix(probe, inputs, replaced)
     return Finding(
-        code, "warning", f"Replacing one row of eight changes the outputs of the other seven by {away:.2g} of their size{seen}.", {"difference": away},
-        "A row's prediction depends on which rows stand beside it: training learns from mixed rows, one row alone gives another answer.",
-        "Keep the batch axis first and apart: transpose instead of view, batch_first=True, softmax and norms over dim=-1.",
+        code, "warning", f"Replacing one row of eight changes the outputs of the other seven by {away:.2g} of their size{seen}{place}.", {"difference": away},
+        "A row's prediction depends on which rows stand beside it: training learns from mixed rows, one row alone gives another answer.", fix,
     )  # fmt: skip
+
+
+def where_rows_mix(probe: Probe, inputs: Any, replaced: Any) -> tuple[str, str]:
+    """Which layer mixes rows, or between which two layers forward does, as the end of a sentence, and the line to change there."""
+    kept = torch.tensor([row for row in range(8) if row != 3])
+
+    def apart(one: Any, other: Any) -> bool | None:
+        """Whether the rows that were not replaced are equal; None where no axis can be told to be the rows."""
+        for first, second in zip(tensors_in(one), tensors_in(other)):
+            axis = next((axis for axis, length in enumerate(first.shape[:2]) if length == 8), None)
+            if axis is not None and first.shape == second.shape and first.is_floating_point():
+                rows = kept.to(first.device)
+                return difference(first.index_select(axis, rows), second.index_select(axis, rows)) <= 1e-6
+        return None
+
+    def passed(given: Any) -> list[tuple[str, nn.Module, Any, Any]]:
+        model = probe.fresh().eval()
+        seen: list[tuple[str, nn.Module, Any, Any]] = []
+        for name, module in model.named_modules():
+            if name:
+                module.register_forward_hook(lambda module, args, result, name=name: seen.append((name, module, args, result)))
+        with seeds.restored(0):
+            probe.outputs(model, given)
+        return seen
+
+    usual = "Keep the rows on axis 0 in all of forward: transpose in place of view, softmax, mean and norms over dim=-1."
+    before = "the inputs"
+    for (name, module, given, result), (_, _, other_given, other_result) in zip(passed(inputs), passed(replaced)):
+        if apart(given, other_given) is False:
+            return (
+                f"; they are mixed in forward between {before} and layer '{name}'",
+                f"Look at the lines between {before} and self.{name}: {usual[0].lower()}{usual[1:]}",
+            )
+        if apart(result, other_result) is False:
+            kind = type(module).__name__
+            outer = probe.subject.model.get_submodule(name.rpartition(".")[0])
+            if type(outer).__module__ == "torch.nn.modules.transformer":  # who wrote the model made this one, not the attention inside it
+                name, kind = name.rpartition(".")[0], type(outer).__name__
+            if getattr(module, "batch_first", True) is False:
+                return (
+                    f"; layer '{name}' ({kind}) takes axis 0 for time and axis 1 for rows",
+                    f"self.{name} = nn.{kind}(..., batch_first=True), and rows stay on axis 0 before and after it.",
+                )
+            return f"; layer '{name}' ({kind}) mixes them", f"In self.{name}: {usual[0].lower()}{usual[1:]}"
+        before = f"layer '{name}'"
+    return f"; they are mixed in forward after {before}", f"Look at the lines after {before} in forward: {usual[0].lower()}{usual[1:]}"
 
 
 def mixing_operation(calls: list[Call]) -> tuple[str, str]:

@@ -118,7 +118,8 @@ def judge_metric(probe: Probe, name: str, function: Callable[..., Any], output: 
         good, bad = pairs[0]
         return Finding(
             "E05", "warning", f"The metric {name!r} is {good:.3g} for answers that are all right and {bad:.3g} for answers that are all wrong.", {"metric": name, "right": good, "wrong": bad},
-            "It measures the opposite of what its name says: the worst model looks best.", "Look at the comparison inside (< for >, != for ==), or give it the name of what it is.",
+            "It measures the opposite of what its name says: the worst model looks best.",
+            f"Turn the comparison inside {name!r} round (!= for ==, < for >, 1 - value), or call it what it is: metrics={{'error': ...}}.",
         )  # fmt: skip
     # What the model hands to the metric: probabilities where its last operation makes them, else values of any size.
     own = "probabilities" if probe.output_operations & {"Sigmoid", "Softmax"} or probe.loss_calls("binary_cross_entropy") else "logits"
@@ -132,7 +133,8 @@ def judge_metric(probe: Probe, name: str, function: Callable[..., Any], output: 
         good, bad = values[own]
         return Finding(
             "E12" if along_batch else "E05", "warning", f"The metric {name!r} is {good:.3g} for answers that are all right and {bad:.3g} for answers that are all wrong" + (" (it takes argmax along the batch)." if along_batch else "."),
-            {"metric": name, "right": good, "wrong": bad}, "It says nothing about the model.", "argmax(dim=1) over classes; compare shapes that are equal.",
+            {"metric": name, "right": good, "wrong": bad}, f"{name!r} does not tell a good model from a bad one: no epoch and no model can be judged or chosen by it.",
+            f"It gets outputs {tuple(output.shape)} and targets {tuple(target.shape)} (rows first). For the share of right answers: {example_metric(name, axis, own)}",
         )  # fmt: skip
     if axis is None:
         small = [metric_value(function, (2 * target.to(output.dtype) - 1).reshape(output.shape) * size, target) for size in (0.1, 0.2, 0.4)]
@@ -157,6 +159,14 @@ def judge_metric(probe: Probe, name: str, function: Callable[..., Any], output: 
     return None
 
 
+def example_metric(name: str, axis: int | None, scale: str) -> str:
+    """A line that measures the share of right answers for outputs of this form."""
+    if axis is not None:
+        return f"metrics={{{name!r}: lambda outputs, targets: (outputs.argmax({axis}) == targets).float().mean().item()}}"
+    threshold = "0.5" if scale == "probabilities" else "0"
+    return f"metrics={{{name!r}: lambda outputs, targets: ((outputs.flatten() > {threshold}) == (targets.flatten() > 0.5)).float().mean().item()}}"
+
+
 def broadcast_metric(probe: Probe, name: str, function: Callable[..., Any], output: Tensor, target: Tensor) -> Finding | None:
     """A metric of numbers that does not feel the rows' order, and tells perfect outputs from their mean: somewhere inside it broadcasts."""
     if not target.is_floating_point() or target.numel() != output.numel() or float(target.std()) == 0:
@@ -168,7 +178,8 @@ def broadcast_metric(probe: Probe, name: str, function: Callable[..., Any], outp
     if math.isfinite(at) and abs(at - permuted) <= 1e-5 * max(1e-6, abs(at)) and math.isfinite(flat) and abs(at - flat) > 1e-3 * max(1e-6, abs(at)):
         return Finding(
             "E05", "warning", f"The metric {name!r} is {at:.3g} for perfect outputs, the same when their rows change places, and {flat:.3g} for a constant.",
-            {"metric": name, "value": at, "constant": flat}, "Shapes are broadcast against each other inside: it says nothing about the model.", "Compare outputs.flatten() with targets.flatten().",
+            {"metric": name, "value": at, "constant": flat}, f"Inside, outputs {tuple(output.shape)} are laid against targets {tuple(target.shape)} so that each row meets every other: {name!r} says nothing about the model.",
+            f"Begin {name!r} with outputs, targets = outputs.flatten(), targets.flatten(), and index neither afterwards.",
         )  # fmt: skip
     return None
 

@@ -291,9 +291,14 @@ def rule_l21(subject: Subject, probe: Probe) -> Finding | None:
         return None
     finite_data = all(bool(torch.isfinite(tensor).all()) for tensor in tensors_in(list(probe.batch)) if tensor.is_floating_point())
     if finite_data and not bool(torch.isfinite(value)):
+        first = next((call for call in probe.training.loss_calls if isinstance(call.result, Tensor) and not bool(torch.isfinite(call.result).all())), None)
+        seen, place = "", "the log, root or division inside the loss"
+        if first is not None and isinstance(first.input, Tensor):
+            least, most = float(first.input.detach().min()), float(first.input.detach().max())
+            seen, place = f"; inside it {first.name} was given values from {least:.3g} to {most:.3g}", f"what the loss gives to {first.name}"
         return Finding(
-            "L21", "warning", f"The loss of the first {len(output)} rows is {float(value)}, with finite rows and targets.", {"loss": float(value)}, "One step later every weight is NaN.",
-            "Look for log, sqrt and division of what can be zero or negative; torch.nn has the safe forms.",
+            "L21", "warning", f"The loss of the first {len(output)} rows is {float(value)}, with finite rows and targets{seen}.", {"loss": float(value)}, "One step later every weight is NaN.",
+            f"Keep {place} above zero: .clamp_min(1e-6), or softplus for what may be negative; for probabilities F.logsigmoid(x), x.log_softmax(1).",
         )  # fmt: skip
     if target is None or not probe.training.single:
         return None
@@ -333,7 +338,7 @@ def rule_l21(subject: Subject, probe: Probe) -> Finding | None:
 def saturated(seen: str) -> Finding:
     return Finding(
         "L21", "warning", seen, {}, "Late in training a float32 probability rounds to 1, log(1 - p) is -inf, and all weights become NaN.",
-        "Use BCEWithLogitsLoss or CrossEntropyLoss on the values before the sigmoid or softmax.",
+        "In the loss: F.logsigmoid(x) for x.sigmoid().log(), F.logsigmoid(-x) for (1 - x.sigmoid()).log(), x.log_softmax(1) for x.softmax(1).log(); or BCEWithLogitsLoss, CrossEntropyLoss on what comes before the sigmoid or softmax.",
     )  # fmt: skip
 
 

@@ -205,23 +205,49 @@ def rule_m16(subject: Subject, probe: Probe) -> Finding | None:
                 continue
         first = float(value.detach().mean())
         if first > 6 * chance:
+            seen, fix = what_is_too_large(subject, probe)
             return Finding(
-                "M16", "warning", f"The first loss is {first:.4g}; guessing costs {chance:.3g}. The logits' deviation is {float(logits.detach().std()):.3g}.",
+                "M16", "warning", f"The first loss is {first:.4g}; guessing costs {chance:.3g}. The outputs (logits) spread by {float(logits.detach().std()):.3g} where about 1 is usual{seen}.",
                 {"loss": first, "guessing": chance, "deviation": float(logits.detach().std())},
-                "The model is sure and wrong before it has learnt anything: weights or inputs are far too large.",
-                "Leave the default initialisation, and scale the inputs to a spread near 1.",
+                "The model is sure and wrong before it has learnt anything: most of the run goes into shrinking it, and softmax or sigmoid pass hardly any gradient.", fix,
             )  # fmt: skip
     target, output = probe.train.target, probe.training.output
     if probe.loss_family == "distance" and target is not None and output is not None and target.is_floating_point() and target[0].numel() == output[0].numel():
         spread, reach = float(target.detach().double().std()), float(output.detach().double().std())
         # A default network's outputs have a third of the inputs' spread. Thirty times the targets' is a first squared error of a thousand times their variance.
         if 0 < 30 * max(spread, float(target.detach().double().abs().mean())) < reach:
+            seen, fix = what_is_too_large(subject, probe)
             return Finding(
-                "M16", "warning", f"The outputs start with a deviation of {reach:.4g}; the targets have {spread:.3g}.", {"outputs": reach, "targets": spread},
-                "The first loss is a thousand times that of guessing: training first has to shrink the weights.",
-                "Leave the default initialisation, and scale the inputs to a spread near 1.",
+                "M16", "warning", f"The outputs start with a deviation of {reach:.4g}; the targets have {spread:.3g}{seen}.", {"outputs": reach, "targets": spread},
+                "The first loss is a thousand times that of guessing: training first has to shrink the weights.", fix,
             )  # fmt: skip
     return None
+
+
+def what_is_too_large(subject: Subject, probe: Probe) -> tuple[str, str]:
+    """Which weight (or the inputs) makes the outputs too large, as the end of a sentence, and what to write in its place."""
+    large = []
+    tables = {id(module.weight) for module in subject.model.modules() if isinstance(module, (nn.Embedding, nn.EmbeddingBag))}  # they start with a spread of 1
+    for name, parameter in subject.model.named_parameters():
+        if parameter.dim() >= 2 and parameter.numel() > 1 and id(parameter) not in tables:
+            usual = parameter[0].numel() ** -0.5  # keeps the spread of what goes through; torch's own start is smaller
+            large.append((float(parameter.detach().float().std()) / usual, name, usual, float(parameter.detach().float().std())))
+    factor, name, usual, spread = max(large, default=(0.0, "", 0.0, 0.0))
+    if factor > 3:
+        return (
+            f"; the weight {name} has a standard deviation of {spread:.3g}, {factor:.0f} times that which keeps the size of what goes through it",
+            f"Leave out the line that fills {name} (torch's own start is right), or give it std={usual:.2g}: nn.init.normal_(..., std={usual:.2g}).",
+        )
+    entering = next((tensor for tensor in tensors_in(probe.batch[0]) if tensor.is_floating_point()), None)
+    if entering is not None and float(entering.std()) > 5:
+        return (
+            f"; the inputs have a deviation of {float(entering.std()):.3g}",
+            "Scale the inputs to a spread near 1: (x - mean) / deviation with those of the training rows, as Data.table does.",
+        )
+    return (
+        "",
+        "Divide what forward returns by that spread, or put a norm before the last layer (nn.LayerNorm); look for a factor or a sum over many terms in forward.",
+    )
 
 
 def rule_m17(subject: Subject, probe: Probe) -> Finding | None:

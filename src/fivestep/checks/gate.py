@@ -164,6 +164,5 @@ class Checks:
     def non_finite(self, error: Any) -> Finding:
         """A loss that stopped being finite, as a finding: of the inputs, of the loss itself, or of the steps before it."""
         code = {"inputs": "D03", "loss": "L21"}.get(error.origin, "T01")
-        return Finding(
-            code, "error", str(error), {"step": error.step, "layer": error.layer, "rows": list(error.rows[:20])}, "Every later weight would be NaN.", ""
-        )
+        evidence = {"step": error.step, "layer": error.layer, "rows": list(error.rows[:20])}
+        return Finding(code, "error", error.seen, evidence, "Every later weight would be NaN.", error.fix)

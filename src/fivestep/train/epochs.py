@@ -287,14 +287,15 @@ def check_weights(training: Training, losses: Sequence[float], may_be_infinite: 
     if training.scaler is None and not all(map(math.isfinite, losses)):
         step = training.step - len(losses) + next(k for k, loss in enumerate(losses) if not math.isfinite(loss)) + 1
         raise NonFiniteError(
-            f"The loss became {losses[step - 1 - training.step + len(losses)]} at step {step}. Lower lr, clip the gradients (clip_norm=1.0) or look at the inputs.",
+            f"The loss became {losses[step - 1 - training.step + len(losses)]} at step {step}.",
+            fix="Lower lr, clip the gradients (clip_norm=1.0) or look at the inputs.",
             step=step,
         )
     broken = first_broken(training, may_be_infinite)
     if broken is not None:
         raise NonFiniteError(
-            f"After step {training.step} (epoch {training.epoch}) {broken} is not finite: a gradient before was infinite or NaN. "
-            "Nothing of this is saved. Lower lr, or clip the gradients: clip_norm=1.0.",
+            f"After step {training.step} (epoch {training.epoch}) {broken} is not finite: a gradient before was infinite or NaN. Nothing of this is saved.",
+            fix="Lower lr, or clip the gradients: clip_norm=1.0.",
             step=training.step,
             layer=broken,
             origin="weights",

@@ -6,6 +6,7 @@ Enters: `Splits` of a table. Leaves: `ColumnDrift`, one for each column and spli
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,32 +44,40 @@ def drift(splits: Any, *, with_target: bool = True, seed: int = 0) -> list[Colum
     columns = splits.columns
     names = [column.name for column in columns.inputs]
     others = [part for part in (splits.val, splits.test) if part is not None]
+    rows = {part.name: some_rows(part, seed) for part in (splits.train, *others)}
     found = []
-    tests = max(1, len(others) * len(names))
-    for part in others:
-        for name in names + (list(columns.target_names) if with_target and part.name == "val" else []):
-            one = some_values(splits.train, name, seed)
-            other = some_values(part, name, seed)
-            kind = splits.train.data.typed.column(name).kind
-            found.append(compare_columns(name, kind, part.name, one, other, tests))
+    for name in [*names, *(columns.target_names if with_target else ())]:
+        values: dict[int, np.ndarray] = {}  # by table: a column is read once, whatever splits share its table
+
+        def seen(part: Any) -> np.ndarray:
+            typed = part.data.typed
+            if id(typed) not in values:
+                values[id(typed)] = typed.values(name)
+            return values[id(typed)][rows[part.name]]
+
+        one, kind = seen(splits.train), splits.train.data.typed.column(name).kind
+        for part in others:
+            if name in names or part.name == "val":
+                found.append(compare_columns(name, kind, part.name, one, seen(part), max(1, len(others) * len(names))))
     return found
 
 
-def some_values(part: Any, name: str, seed: int) -> np.ndarray:
+def some_rows(part: Any, seed: int) -> np.ndarray:
+    """Row numbers of a split, MOST_DRIFT_ROWS of them at most."""
     rows = part.indices
     if len(rows) > MOST_DRIFT_ROWS:
         rows = rows[torch.randperm(len(rows), generator=seeds.generator(seed, "drift"))[:MOST_DRIFT_ROWS]]
-    return part.data.typed.values(name)[rows.numpy()]
+    return rows.numpy()
 
 
 def compare_columns(name: str, kind: str, split: str, one: np.ndarray, other: np.ndarray, tests: int = 1) -> ColumnDrift:
     """One column in two sets of rows. The limit of chance is 1 % over all `tests` together (Bonferroni)."""
     level = 0.01 / tests
     if one.dtype == object:
-        a, b = (["-" if value is None else str(value) for value in values] for values in (one, other))
-        texts, codes = np.unique(np.array(a + b, dtype=object).astype(str), return_inverse=True)
-        first, second = np.bincount(codes[: len(a)], minlength=len(texts)), np.bincount(codes[len(a) :], minlength=len(texts))
-        p, q = first / max(1, len(a)), second / max(1, len(b))
+        counts = [Counter("-" if value is None else str(value) for value in values) for values in (one, other)]
+        texts = sorted(counts[0] | counts[1])
+        first, second = (np.array([count[each] for each in texts], dtype=np.int64) for count in counts)
+        p, q = first / max(1, len(one)), second / max(1, len(other))
         distance = float(np.abs(p - q).sum() / 2)
         differs = chi_square_tail(first, second) < level
         order = np.argsort(-p, kind="stable")[:20]

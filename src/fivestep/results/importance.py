@@ -88,8 +88,8 @@ def importance(run: Any, split: str, *, repeats: int = 3, seconds: float = 2.0, 
             _, permuted = permutable(run, split, inputs, base.places)
     targets = run._targets(split)
     resampling = dependence(run, split, base.places)
-    rows = []
-    for position, name in enumerate(names):
+    dealt = []
+    for position in range(len(names)):
         total = torch.zeros(len(base), dtype=torch.float64)
         for _ in range(repeats):
             values = run._predictor.decode(
@@ -99,8 +99,9 @@ def importance(run: Any, split: str, *, repeats: int = 3, seconds: float = 2.0, 
             if again is None:
                 return "With values dealt anew the model gives outputs that are not finite."
             total += again.losses
-        difference = scoring.compare_paired("loss", None, total / repeats, base.losses, None, samples=500, seed=seed, **resampling)
-        rows.append(Importance(name, *difference))
+        dealt.append(total / repeats)
+    differences = scoring.compare_losses(dealt, base.losses, samples=500, seed=seed, **resampling)
+    rows = [Importance(name, *difference) for name, difference in zip(names, differences)]
     rows.sort(key=lambda row: -row.value)
     return Importances(tuple(rows), len(base), repeats, base.loss_name, float(base.losses.mean()), split, note)
 

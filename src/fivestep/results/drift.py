@@ -47,18 +47,13 @@ def drift(splits: Any, *, with_target: bool = True, seed: int = 0) -> list[Colum
     rows = {part.name: some_rows(part, seed) for part in (splits.train, *others)}
     found = []
     for name in [*names, *(columns.target_names if with_target else ())]:
-        values: dict[int, np.ndarray] = {}  # by table: a column is read once, whatever splits share its table
-
-        def seen(part: Any) -> np.ndarray:
-            typed = part.data.typed
-            if id(typed) not in values:
-                values[id(typed)] = typed.values(name)
-            return values[id(typed)][rows[part.name]]
-
-        one, kind = seen(splits.train), splits.train.data.typed.column(name).kind
-        for part in others:
-            if name in names or part.name == "val":
-                found.append(compare_columns(name, kind, part.name, one, seen(part), max(1, len(others) * len(names))))
+        compared = [part for part in others if name in names or part.name == "val"]
+        tables = {id(part.data.typed): part.data.typed for part in (splits.train, *compared)}
+        whole = {key: table.values(name) for key, table in tables.items()}  # a column is read once, whatever splits share its table
+        one, *rest = (whole[id(part.data.typed)][rows[part.name]] for part in (splits.train, *compared))
+        kind = splits.train.data.typed.column(name).kind
+        tests = max(1, len(others) * len(names))
+        found += [compare_columns(name, kind, part.name, one, other, tests) for part, other in zip(compared, rest)]
     return found
 
 

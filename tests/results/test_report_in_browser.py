@@ -77,8 +77,10 @@ def test_dark_and_light_are_told_apart_and_both_can_be_read(browser, reports):
 
 
 def test_it_prints_with_everything_that_is_folded_on_screen(browser, reports, tmp_path):
-    page, _, _ = opened(browser, reports["houses"], "desktop")
-    page.emulate_media(media="print")
+    page, _, _ = opened(browser, reports["houses"], "dark")  # on paper it is light, whatever the screen was
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.querySelector('.verdict')).backgroundColor") == "rgb(227, 244, 234)"
+    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
     heights = page.evaluate("[...document.querySelectorAll('details')].map(one => one.getBoundingClientRect().height)")
     assert heights and min(heights) > 60  # closed ones would be one line high
     page.pdf(path=tmp_path / "report.pdf")

@@ -51,7 +51,7 @@ def render(run: Any) -> str:
         ("importance", "What it looks at", importance_section(measured)),
         ("subgroups", "Subgroups", subgroups_section(run, found) if found is not None else ""),
         ("data", "Data and splits", data_section(run)),
-        ("findings", "Findings", findings_section(run.findings)),
+        ("findings", "Findings", findings_section(run)),
         ("settings", "Settings and versions", settings_section(run)),
         ("again", "Do it again", again_section(run)),
     ]

@@ -14,9 +14,13 @@ import torch
 from fivestep.errors import FivestepError
 from fivestep.results import runs
 from fivestep.results.page import Cell, code, folded, paragraph, table, text
+from fivestep.results.report_verdict import unchecked
 
 
-def findings_section(findings: Sequence[Any]) -> str:
+def findings_section(run: Any) -> str:
+    findings: Sequence[Any] = run.findings
+    if not findings and unchecked(run):
+        return paragraph("Nothing was looked for: checks=False. What would be looked for stands in docs/findings.md.")
     if not findings:
         return paragraph("Nothing was found. What is looked for stands in docs/findings.md; a rule tells what it means by: fivestep explain CODE.")
     order = {"error": 0, "warning": 1, "note": 2}

@@ -17,7 +17,7 @@ from fivestep.results.page import Cell, paragraph, table, text
 
 METRIC_NAMES = {
     "loss": "loss", "rmse": "RMSE", "mae": "mean absolute error", "r2": "R²", "log_loss": "log loss", "accuracy": "accuracy", "auroc": "AUROC",
-    "balanced_accuracy": "balanced accuracy", "f1": "F1",
+    "balanced_accuracy": "balanced accuracy", "f1": "F1", "ece": "calibration error",
 }  # fmt: skip
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test", "data": "given"}
 
@@ -140,9 +140,8 @@ def tiles(run: Any, scores: Scores) -> str:
     items.append(
         f"<li><span>epochs</span><b>{len(run.history):,}</b><span>{text(seconds_text(sum(row.get('seconds', 0) for row in run.history)))} of training</span></li>"
     )
-    items.append(
-        f"<li><span>findings</span><b>{len(warnings)}</b><span>{'no warning' if not warnings else text(', '.join(f.code for f in warnings))}</span></li>"
-    )
+    told = text(", ".join(finding.code for finding in warnings)) if warnings else "checks were off" if unchecked(run) else "no warning"
+    items.append(f"<li><span>findings</span><b>{len(warnings)}</b><span>{told}</span></li>")
     return f'<ul class="tiles">{"".join(items)}</ul>'
 
 
@@ -177,7 +176,11 @@ def scores_table(scores: Scores) -> str:
         rows.append([*row, Cell(text(better))])
     heads = ["score", "value", "95 % interval", *(["no skill", "against no skill", "bar: interval, line: no skill"] if any_baseline else []), "note"]
     notes = scores._footnotes()
-    return table(scores._headline(), heads, rows) + (paragraph(*notes) if notes else "")
+    return table(scores._headline(), heads, rows) + "".join(paragraph(note if note.endswith(".") else f"{note}.") for note in notes)
+
+
+def unchecked(run: Any) -> bool:
+    return run.settings.asked.get("checks") is False
 
 
 def short_verdict(told: str) -> str:

@@ -66,9 +66,9 @@ def mlflow(experiment: str = "fivestep", *, uri: str | None = None, name: str | 
 
     def see(event: Any) -> None:
         nonlocal run
-        if isinstance(event, RunStarted) and run is not None:
-            client.update_run(run, "RUNNING")
-        elif isinstance(event, RunStarted):
+        if isinstance(event, RunStarted) and run_id is not None:
+            client.update_run(run_id, "RUNNING")
+        elif isinstance(event, RunStarted) and run is None:
             known = client.get_experiment_by_name(experiment)
             run = client.create_run(client.create_experiment(experiment) if known is None else known.experiment_id, run_name=name).info.run_id
             client.log_batch(run, params=[Param(key, str(value)[:500]) for key, value in flat(event.facts).items()])

@@ -95,11 +95,11 @@ def batch_size_for(rows: int) -> int:
 
 
 def for_images(image_shape: Sequence[int], rows: int | None, classed: bool, mirrored: bool) -> Choice:
-    """Stages of 3x3 convolutions with batch norm between halvings, until a side is about 2; one cycle of AdamW."""
+    """Stages of one, two, then three 3x3 convolutions with batch norm and corrections, each twice as wide and halved at its end; one cycle of AdamW."""
     rows = 1_000 if rows is None else rows
     side = min(image_shape[1:])
-    halvings = min(6, max(1, math.ceil(math.log2(max(side, 2) / 2))))
-    first = 16 if side > 16 else 32  # the arithmetic of the first stages is that of the image's area
+    halvings = min(6, max(3 if side >= 8 else 1, math.ceil(math.log2(max(side, 2) / 2))))  # until a side is about 2; from 8 to 1
+    first = 16 if side > 16 else 32  # the first stages see the most pixels, so they cost the most
     channels, pooled = [], []
     for stage in range(halvings):
         channels += [min(first * 2**stage, 128)] * min(stage + 1, 3)

@@ -241,3 +241,24 @@ def test_auto_on_images_records_its_augmentation_and_false_turns_it_off() -> Non
     assert run.settings.chosen["auto"]["augment"]["shift"] == 1
     plain = fs.fit("auto", splits, augment=False, **QUICK)
     assert "augment" not in plain.settings.chosen["auto"] and plain.weights_sha256 != run.weights_sha256
+
+
+@pytest.mark.parametrize("compile", [None, "step"])
+def test_a_stopped_run_of_auto_on_images_ends_in_the_same_bits_when_resumed(tmp_path, compile) -> None:
+    images, labels = digits()
+    splits = fs.Data.images(images[:150], labels[:150]).split(seed=0)
+    options = QUICK | {"epochs": 3, "compile": compile}
+    whole = fs.fit("auto", splits, **options | {"folder": tmp_path / "a", "name": "whole"})
+
+    class Stop(Exception):
+        pass
+
+    def stop(event) -> None:
+        if type(event).__name__ == "EpochEnded" and event.epoch == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        fs.fit("auto", splits, checkpoint="epoch", observers=[stop], **options | {"folder": tmp_path / "b", "name": "part"})
+    resumed = fs.resume(tmp_path / "b" / "part", splits=splits, observers=[], quiet=True)
+    assert resumed.weights_sha256 == whole.weights_sha256
+    assert numpy.array_equal(fs.load(resumed.folder).predict(images[:5]), whole.predict(images[:5]))

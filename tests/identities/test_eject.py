@@ -466,10 +466,3 @@ def test_auto_on_images_can_be_ejected(tmp_path, kind):
     splits = fs.Data.images(images, classes).split()
     text = assert_same_weights(fit("auto", splits, epochs=2, folder=tmp_path / "runs"), tmp_path, ignore="E501")
     assert "class CNN" in text and "class Correction" in text and "def augmented" in text and ("flip(3)" in text) == (kind == "mirrored")
-
-
-def test_a_cnn_that_halves_elsewhere_is_ejected_with_its_halvings(tmp_path):
-    """Images of 2 x 2 are 1 x 1 in the end wherever they are halved: the weights' shapes do not tell it."""
-    draw = np.random.default_rng(0)
-    splits = fs.Data.images(draw.random((60, 2, 2)), np.arange(60) % 3).split()
-    assert_same_weights(fit("cnn", splits, model_args={"channels": [3, 5], "pooled": [1]}, epochs=2), tmp_path, ignore="E501")

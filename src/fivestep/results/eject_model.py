@@ -118,7 +118,7 @@ def built_in(script: Script, prepared: Any, recipe: Mapping[str, Any]) -> str:
     cls: Any = models.BUILT_IN[recipe["name"]].make
     args = dict(recipe["args"])
     flat = tensors_of(prepared.encoded["train"].inputs)[0].dim() == 2
-    if recipe["name"] in PLAIN and args.get("pooled") is None and not args.get("residual"):
+    if recipe["name"] in PLAIN:
         text = PLAIN[recipe["name"]](args, flat)
         names: dict[str, Any] = {"nn": nn, "torch": torch, "functional": nn.functional}
         exec(text, names)  # our own text

@@ -277,6 +277,8 @@ def finish(session: Session, keeper: Any = None, *, save: bool = True) -> Run:
     ask, splits = session.arguments, session.splits
     if keeper is not None and keeper.stopped:
         raise keeper.interrupted(session.training, session.folder)
+    if keeper is not None and keeper.heard.number is not None:  # it came when no step was left to stop after
+        raise signals.StopSignal(keeper.heard.number)
     if session.checks is not None:
         late = session.checks.after()
         session.findings += late

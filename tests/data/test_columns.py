@@ -615,6 +615,9 @@ def test_rows_far_outside_of_the_training_range_are_counted_once_a_row():
     new = {"a": [20.0, 20.1, -11.0, 5.0], "b": [2.0, 99.0, 2.0, 2.0], "c": [7.0, 7.0, 7.0, 1e9]}  # 20 is one width away, not farther; c has no width to go by
     told = [note for note in columns.read_for_prediction(new).notes if "far outside" in note]
     assert len(told) == 1 and told[0].startswith("2 of 4 rows lie far outside") and "first row 1)" in told[0]
+    scored = columns.read(new | {"y": [1.0] * 4})
+    assert columns.far_from_training(scored) == tuple(told) and columns.far_from_training(scored, np.array([0, 3])) == ()
+    assert columns.far_from_training(scored, np.array([3, 2]))[0].startswith("1 of 2 rows") and "first row 2)" in columns.far_from_training(scored, np.array([3, 2]))[0]
     near_by = {"a": [11.0], "b": [2.0], "c": [7.0]}
     assert not any("far outside" in note for note in columns.read_for_prediction(near_by).notes)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +25,7 @@ from fivestep.apps.arguments import (
     target_names,
     unknown_settings,
 )
+from fivestep.apps.ending import emit, end_run, has_ended, print_scores
 from fivestep.apps.predicting import predict_file, predicted_chunks
 from fivestep.errors import DataError, MissingInputError, UsageError
 
@@ -78,28 +78,8 @@ def fit(
     unknown_settings(settings)
     splits = data_and_splits(data, options, split, val, test)
     run = workflow.fit(model or named_model or "auto", splits, quiet=context.obj, **settings)
-    scores = run.evaluate("val" if splits.val is not None else "train")
-    report = None
-    if run.folder is not None:
-        from fivestep.results import runs
-
-        runs.write(run.folder, "scores.json", scores.to_json())
-        report = str(run.report())
-    company = company_of(run)
-    if as_json:
-        emit({"run": str(run.folder) if run.folder else None, "report": report, "scores": scores.to_json(), "company": company.to_json() if company else None,
-              "epochs": len(run.history), "weights_sha256": run.weights_sha256, "findings": [finding.to_json() for finding in run.findings]})  # fmt: skip
-        return
-    print_scores(scores)
-    if company is not None:
-        print(company)
-    if run.folder is not None:
-        print(f"\nrun    {run.folder}\nmodel  {run.folder}/model.fivestep\nreport {report}")
-        own = f" --model {model or named_model}" if ".py:" in str(model or named_model) else ""
-        commands = [f"fivestep predict {run.folder} {'IMAGES' if Path(data).is_dir() else 'NEW.csv'} -o out.csv{own}"]
-        if splits.test is not None:
-            commands.append(f"fivestep evaluate {run.folder} --split test{own}")
-        print("next   " + "\n       ".join(commands))
+    own_model = model or named_model
+    end_run(run, as_json=as_json, own_model=own_model if ".py:" in str(own_model) else None)
 
 
 @command()
@@ -114,18 +94,18 @@ def resume(
     """Go on from the newest checkpoint, to the bits of a run unstopped."""
     from fivestep import workflow
     from fivestep.model.building import load_file_class
-    from fivestep.results import runs
 
     objects = {"model": load_file_class(model_class)} if model_class else {}
     ended = workflow.resume(run, epochs=epochs, allow_inexact=allow_inexact, quiet=context.obj, **objects)
+    if epochs is not None or not has_ended(Path(run)):
+        end_run(ended, as_json=as_json, own_model=model_class)
+        return
     scores = ended.evaluate("val" if ended.splits.val is not None else "train")
-    if not (Path(run) / "scores.json").exists() or epochs is not None:
-        runs.write(Path(run), "scores.json", scores.to_json())
     if as_json:
         emit({"run": run, "scores": scores.to_json(), "epochs": len(ended.history), "weights_sha256": ended.weights_sha256})
         return
     print_scores(scores)
-    print(f"\nrun    {run}\nmodel  {run}/model.fivestep")
+    print(f"\nrun    {run}\nmodel  {run}/model.fivestep\nreport {run}/report.html")
 
 
 @command()
@@ -396,23 +376,6 @@ def options() -> None:
     """Results on stdout, messages on stderr; --debug shows where an error happened."""
 
 
-def company_of(run: Any) -> Any:
-    """Who else does how well on validation, kept beside the scores; None where there is nothing to compare (images, several labels, no validation rows)."""
-    if (
-        run.splits.val is None
-        or run.splits.columns is None
-        or run._predictor.decoding.task not in ("regression", "binary", "multiclass")
-        or not run.can_predict
-    ):
-        return None
-    company = run.company("val")
-    if run.folder is not None:
-        from fivestep.results import runs
-
-        runs.write(run.folder, "company.json", company.to_json())
-    return company
-
-
 def short(value: Any) -> Any:
     """A value as a line shows it: a long list by its length."""
     return f"{len(value)} values" if isinstance(value, list) and len(value) > 8 else value
@@ -459,13 +422,3 @@ def describe_path(path: Path) -> dict[str, Any]:
         | {"task": found.decoding.get("task"), "classes": found.decoding.get("classes"), "sha256": found.digest}
         | {"weights_sha256": found.facts.get("weights_sha256")}
     )
-
-
-def print_scores(scores: Any) -> None:
-    from fivestep.watch import console
-
-    console.print_scores(scores)
-
-
-def emit(value: Any) -> None:
-    print(json.dumps(value, allow_nan=False, default=str))

@@ -375,6 +375,17 @@ class Columns:
         raw = self._raw(table, notes)
         return raw._replace(notes=tuple(notes))
 
+    def far_from_training(self, source: Table | TypedTable, rows: np.ndarray | None = None) -> tuple[str, ...]:
+        """One note where some of the rows (all, where `rows` is None) lie far outside of what training has seen; none where they do not."""
+        table = source.table if isinstance(source, TypedTable) else source
+        far = np.zeros(table.num_rows, bool)
+        for column in self.inputs:
+            if not column.is_category:
+                far |= _far_outside(column, self._input_values(source, table, column, []))
+        places = np.arange(table.num_rows) if rows is None else rows
+        chosen = far[places]
+        return (_far_note(chosen, table, int(places[np.flatnonzero(chosen)[0]])),) if chosen.any() else ()
+
     def beyond_targets(self, predicted: Mapping[str, np.ndarray]) -> tuple[str, ...]:
         """One note for each target of which predictions lie below the lowest or above the highest training value; none where all lie between."""
         notes = []
@@ -463,10 +474,7 @@ class Columns:
         if problems:
             raise data_error(table.origin, problems)
         if notes is not None and far.any():
-            notes.append(
-                f"{int(far.sum()):,} of {len(far):,} rows lie far outside of what training has seen: a value farther from its column's training range than "
-                f"that range is wide (first {table.place(int(np.flatnonzero(far)[0]))}); their predictions are guesses"
-            )
+            notes.append(_far_note(far, table, int(np.flatnonzero(far)[0])))
         num_rows = table.num_rows
         number_tensor = torch.from_numpy(np.stack(numbers, axis=1)) if numbers else torch.empty(num_rows, 0, dtype=torch.float64)
         code_tensor = torch.from_numpy(np.stack(codes, axis=1)) if codes else torch.empty(num_rows, 0, dtype=torch.int64)
@@ -795,6 +803,13 @@ def _far_outside(column: InputColumn, values: np.ndarray) -> np.ndarray:
         return np.zeros(len(values), bool)
     width = column.high - column.low
     return (values < column.low - width) | (values > column.high + width)
+
+
+def _far_note(far: np.ndarray, table: Table, first: int) -> str:
+    return (
+        f"{int(far.sum()):,} of {len(far):,} rows lie far outside of what training has seen: a value farther from its column's training range than "
+        f"that range is wide (first {table.place(first)}); their predictions are guesses"
+    )
 
 
 def _time_text(seconds: float, kind: str) -> str:

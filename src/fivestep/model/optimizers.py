@@ -52,6 +52,8 @@ SPECIAL: dict[str, str] = {
 }
 
 _SPARSE_ABLE = ("SGD", "Adagrad", "SparseAdam", "LBFGS")  # LBFGS makes them dense
+SEVERAL = 'Several optimizers are a table from names of parameters to each: {"body.*": "Adam", "*": "SGD"}; a name without * is a submodule.'
+
 _OWN_VARIANT = ("fused", "foreach", "capturable", "differentiable")
 
 
@@ -207,7 +209,9 @@ def _read(spec: Any) -> tuple[Any, dict[str, Any]]:
             f'{{"name": torch.optim.{type(spec).__name__}, "lr": ...}}, or a function optimizer(model).'
         )
     if not callable(spec):
-        raise SettingsError(f'optimizer={spec!r} is no optimizer. Give a torch name ("SGD"), a class, a table {{"name": ...}}, or a function optimizer(model).')
+        raise SettingsError(
+            f'optimizer={spec!r} is no optimizer. Give a torch name ("SGD"), a class, a table {{"name": ...}}, or a function optimizer(model). {SEVERAL}'
+        )
     return spec, arguments
 
 
@@ -326,7 +330,9 @@ def _from_function(function: Callable[..., Any], arguments: dict[str, Any], mode
         optimizer = Optimizers(optimizer)
     missing = [method for method in ("step", "zero_grad", "param_groups", "state_dict", "load_state_dict") if not hasattr(optimizer, method)]
     if missing:
-        raise SettingsError(f"optimizer: the function {name} returned {type(optimizer).__name__}, which has no {', '.join(missing)}. Return an optimizer.")
+        raise SettingsError(
+            f"optimizer: the function {name} returned {type(optimizer).__name__}, which has no {', '.join(missing)}. Return an optimizer. {SEVERAL}"
+        )
     return _marked(optimizer, {"function": f"{getattr(function, '__module__', '?')}.{name}", "arguments": arguments}, [])
 
 

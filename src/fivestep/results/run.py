@@ -201,7 +201,8 @@ class Model:
             targets = source.targets[0] if getattr(source, "targets", ()) else None
         if targets is None:
             raise UsageError("evaluate needs rows whose targets are known: (inputs, targets), or a table with the target's column.")
-        return self._score(predictor.outputs(source), targets, metrics, split="data")
+        scores = self._score(predictor.outputs(source), targets, metrics, split="data")
+        return scores if predictor.columns is None else replace_fields(scores, notes=(*scores.notes, *predictor.columns.far_from_training(table)))
 
     def evaluate_part(
         self,
@@ -240,7 +241,8 @@ class Model:
             train_targets=train_targets,
             seed=seed,
         )
-        scores = replace_fields(scores, looks=looks)
+        far = () if columns is None else columns.far_from_training(part.data.typed, part.indices.numpy())
+        scores = replace_fields(scores, looks=looks, notes=(*scores.notes, *far))
         if part.name == "test" and folder is not None:  # a report shows them without another look
             runs.write(folder, "scores_test.json", {"weights_sha256": building.parameter_hash(self.model.state_dict()), "scores": scores.to_json()})
         return scores

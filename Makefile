@@ -38,12 +38,11 @@ check: $(VENV)/.installed-test $(VENV)/.installed-check  ## lint, format, types,
 
 bench: $(BENCH)/.installed  ## W1 to W4 against every peer, and the costs beside a step (an hour or two; an environment of its own)
 	@$(BENCH)/bin/python bench/peers.py --write
-	@$(BENCH)/bin/python bench/costs.py
+	@$(BENCH)/bin/python bench/costs.py --write
 	@$(BENCH)/bin/python bench/populations.py --write
 
-bench-quick: $(VENV)/.installed-test  ## the same in a few minutes, with wider spreads
+bench-quick: $(VENV)/.installed-test  ## W1 and W2 against the loops by hand, under two minutes
 	@$(PY) bench/run.py --quick
-	@$(PY) bench/populations.py --quick
 
 bench-quality: $(VENV)/.installed-quality  ## what nine public tables and two sets of images get without settings, against the usual methods (an hour)
 	@OMP_NUM_THREADS=1 $(PY) bench/quality.py

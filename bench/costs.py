@@ -1,6 +1,7 @@
 """What stands beside a step: import time, the time to the first step, memory, cost against rows and parameters, and inference per row.
 
-`python bench/costs.py [--quick]`. Every figure is taken in a process of its own, one thread; memory is the highest resident set of that process less that of
+`python bench/costs.py [--quick] [--write]`, under six minutes. A part that fails or takes longer than its seconds says so, and the others go on; `--write` puts what
+was found into bench/README.md. Every figure is taken in a process of its own, one thread; memory is the highest resident set of that process less that of
 importing what the hand-written way needs. "by hand" is the plain torch code that does the same: one gather an epoch, `model(x)` under inference_mode.
 """
 
@@ -12,6 +13,10 @@ import os
 import statistics
 import subprocess
 import sys
+
+import readme
+
+LONGEST = 90  # seconds of one process
 
 PRELUDE = """
 import json, os, resource, sys, time
@@ -119,44 +124,85 @@ with tempfile.TemporaryDirectory() as folder:
 )
 
 
+class Failed(Exception):
+    """A process ended with an error, or did not end: the last line it said."""
+
+
 def run(program: str) -> str:
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
-    return done.stdout.strip().splitlines()[-1]
+    """The last line that a program prints, in a process of its own. Raises Failed."""
+    try:
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=LONGEST)
+    except subprocess.TimeoutExpired as error:
+        raise Failed(f"not done after {LONGEST} seconds") from error
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        raise Failed((done.stderr.strip().splitlines() or ["no message"])[-1][:200])
+    return lines[-1]
+
+
+def imports(repeats: int) -> list[str]:
+    times: dict[str, list[float]] = {name: [] for name in IMPORT}
+    for _ in range(repeats):
+        for name, program in IMPORT.items():
+            times[name].append(float(run(program)))
+    rows = [f"| `{name}` | {statistics.median(taken):.2f} ({min(taken):.2f} to {max(taken):.2f}) |" for name, taken in times.items()]
+    return [f"| import, {repeats} repeats | seconds |", "|---|---|", *rows]
+
+
+def size(rows: int, hidden: int, batch: int, epochs: int, repeats: int) -> str:
+    """One row of the table of sizes: fivestep and the loop by hand, in turn."""
+    options = dict(rows=rows, hidden=hidden, batch=batch, epochs=epochs)
+    pairs = [(json.loads(run(FIT.format(**options))), json.loads(run(BY_HAND.format(**options)))) for _ in range(repeats)]
+    ours, theirs = ({key: statistics.median(pair[side][key] for pair in pairs) for key in pairs[0][side]} for side in (0, 1))
+    told = " | ".join(f"{way['before']:.2f} | {1e6 * way['step']:,.1f} | {way['megabytes']:,.0f}" for way in (ours, theirs))
+    return f"| {rows:,} | {18 * hidden + 1:,} | {batch:,} | {told} | {ours['step'] / theirs['step']:.2f} |"
+
+
+def sizes(asked: list[tuple[int, int, int, int]], repeats: int) -> list[str]:
+    head = ["rows", "parameters", "batch", "s before", "us a step", "MB", "by hand: s before", "us a step", "MB", "ratio of a step"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for rows, hidden, batch, epochs in asked:
+        try:
+            lines.append(size(rows, hidden, batch, epochs, 1 if rows > 100_000 or hidden > 1_024 else repeats))
+        except Failed as error:
+            lines.append(f"| {rows:,} | {18 * hidden + 1:,} | {batch:,} | failed: {error} |" + " |" * 6)
+    return lines
+
+
+def predictions(repeats: int) -> list[str]:
+    found = json.loads(run(PREDICT.format(repeats=repeats)))
+    rows = [f"| {int(count):,} | {1e6 * taken['fivestep'] / int(count):.2f} | {1e6 * taken['by hand'] / int(count):.2f} |" for count, taken in found.items()]
+    return ["| rows predicted | fivestep, us a row | `model(x)` in one piece, us a row |", "|---|---|---|", *rows]
+
+
+def file(rows: int) -> list[str]:
+    found = json.loads(run(FILE.format(rows=rows)))
+    return [f"`fivestep predict`, a CSV file of {rows:,} rows and 9 columns, to CSV: {found['seconds']:.1f} s in all, {found['megabytes']:.0f} MB."]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer repeats, at most a hundred thousand rows")
-    quick = parser.parse_args().quick
-    repeats = 3 if quick else 7
-
-    print(f"import, seconds (median of {repeats}, interleaved)")
-    times: dict[str, list[float]] = {name: [] for name in IMPORT}
-    for _ in range(repeats):
-        for name, program in IMPORT.items():
-            times[name].append(float(run(program)))
-    for name, taken in times.items():
-        print(f"  {name:28} {statistics.median(taken):6.2f}")
-
-    print("\nrows, hidden units, batch: seconds before the first step; us a step; MB beyond the data   fivestep | by hand | ratio of a step")
-    sizes = [(1_000, 64, 32, 30), (10_000, 64, 32, 4), (100_000, 64, 256, 4), (100_000, 1_024, 256, 3)]
-    sizes += [] if quick else [(1_000_000, 64, 256, 3), (10_000_000, 64, 1_024, 3), (100_000, 16_384, 256, 3)]
-    for rows, hidden, batch, epochs in sizes:
-        options = dict(rows=rows, hidden=hidden, batch=batch, epochs=epochs)
-        pairs = [(json.loads(run(FIT.format(**options))), json.loads(run(BY_HAND.format(**options)))) for _ in range(1 if rows > 1_000_000 else 3)]
-        ours, theirs = ({key: statistics.median(pair[side][key] for pair in pairs) for key in pairs[0][side]} for side in (0, 1))
-        shown = " | ".join(f"{way['before']:6.2f} s {1e6 * way['step']:9.1f} us {way['megabytes']:7.0f} MB" for way in (ours, theirs))
-        print(f"  {rows:>10,} {hidden:>6,} {batch:>5,}  {shown} | {ours['step'] / theirs['step']:.2f}")
-
-    print("\npredict, arrays of 16 numbers: us a row   fivestep | model(x) in one piece")
-    for count, taken in json.loads(run(PREDICT.format(repeats=repeats))).items():
-        print(f"  {int(count):>9,} rows  {1e6 * taken['fivestep'] / int(count):9.2f} | {1e6 * taken['by hand'] / int(count):9.2f}")
-
-    rows = 100_000 if quick else 1_000_000
-    found = json.loads(run(FILE.format(rows=rows)))
-    print(f"\nfivestep predict, a CSV file of {rows:,} rows and 9 columns, to CSV: {found['seconds']:.1f} s in all, {found['megabytes']:.0f} MB")
+    parser.add_argument("--write", action="store_true", help="put what was found into bench/README.md")
+    asked = parser.parse_args()
+    small = [(1_000, 64, 32, 30), (10_000, 64, 32, 4), (100_000, 64, 256, 2), (100_000, 1_024, 256, 2)]
+    large = [(1_000_000, 64, 256, 2), (10_000_000, 64, 4_096, 2), (20_000, 16_384, 256, 2)]
+    parts = [
+        ("imports", lambda: imports(3 if asked.quick else 5)),
+        ("sizes", lambda: sizes(small if asked.quick else small + large, 1 if asked.quick else 3)),
+        ("predictions", lambda: predictions(3 if asked.quick else 7)),
+        ("a file", lambda: file(100_000 if asked.quick else 1_000_000)),
+    ]
+    told: list[str] = []
+    for name, part in parts:
+        try:
+            lines = part()
+        except Failed as error:
+            lines = [f"{name}: failed: {error}"]
+        print("\n".join(lines), end="\n\n", flush=True)
+        told += [*lines, ""]
+        if asked.write:  # after each part: what is measured stays, whatever comes
+            readme.write("costs.py", "\n".join(told).rstrip())
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from typing import Any
 import readme
 import torch
 from torch import nn
+from workloads import regression
 
 from fivestep.data.batches import tensors_of
 from fivestep.data.data import Splits
@@ -30,12 +31,6 @@ from fivestep.experiments.stacking import Job
 from fivestep.results.comparing import Measured, compare_measured
 from fivestep.train import epochs
 from fivestep.train.population import Member, Population
-
-
-def regression(rows: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    draw = torch.Generator().manual_seed(0)
-    x = torch.randn(rows, width, generator=draw)
-    return x, x @ torch.randn(width, 1, generator=draw) + 0.1 * torch.randn(rows, 1, generator=draw)
 
 
 def mlp(width: int, hidden: int):

@@ -1,4 +1,4 @@
-"""Where a matrix product is cheaper as multiply-and-sum: the limit `SMALL` of `train/compiled.py`.
+"""Where a matrix product is cheaper as multiply-and-sum: the limit `SMALL` of `train/graphs.py`.
 
 One linear layer with SGD in chunks of 64 steps, compiled with the products as calls of the matrix library and written out, timed in turns. Prints microseconds a step
 (the least of many, as the machine may be busy) and their ratio for each size: rows of a batch x inputs x outputs.
@@ -12,25 +12,25 @@ import torch
 from torch import nn
 
 from fivestep.data.batches import InMemoryBatches
-from fivestep.train import compiled
+from fivestep.train import capturing, chunks, graphs, programs
 
 SIZES = [(32, 8, 1), (32, 8, 4), (32, 8, 8), (256, 8, 1), (32, 16, 8), (32, 16, 16), (256, 32, 1), (64, 16, 16), (32, 32, 32), (64, 32, 32)]
 LENGTH = 64
 
 
-def program(rows: int, inputs: int, outputs: int, limit: int) -> tuple[compiled.Program, InMemoryBatches]:
+def program(rows: int, inputs: int, outputs: int, limit: int) -> tuple[programs.Program, InMemoryBatches]:
     torch.manual_seed(0)
     x, y = torch.randn(LENGTH * rows, inputs), torch.randn(LENGTH * rows, outputs)
     model = nn.Linear(inputs, outputs)
     batches = InMemoryBatches(x, (y,), None, batch_size=rows, shuffle=False)
-    parts = compiled.Parts(
+    parts = capturing.Parts(
         model, None, torch.optim.SGD(model.parameters(), lr=0.01, foreach=False), lambda outputs, targets: nn.functional.mse_loss(outputs, *targets)
     )
-    before, compiled.write_out_small_products.__defaults__ = compiled.write_out_small_products.__defaults__, (limit,)
+    before, graphs.write_out_small_products.__defaults__ = graphs.write_out_small_products.__defaults__, (limit,)
     try:
-        return compiled.make_program(parts, "epoch", LENGTH, compiled.pieces(batches, 0, 0, LENGTH, 0), torch.device("cpu")), batches
+        return programs.make_program(parts, "epoch", LENGTH, chunks.pieces(batches, 0, 0, LENGTH, 0), torch.device("cpu")), batches
     finally:
-        compiled.write_out_small_products.__defaults__ = before
+        graphs.write_out_small_products.__defaults__ = before
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
         times: dict[str, list[float]] = {name: [] for name in made}
         for _ in range(300):
             for name, (one, batches) in made.items():
-                piece = next(compiled.pieces(batches, 0, 0, LENGTH, 0))
+                piece = next(chunks.pieces(batches, 0, 0, LENGTH, 0))
                 begun = time.perf_counter()
                 one.run(piece, torch.full((LENGTH, 1), 0.01, dtype=torch.float64))
                 times[name].append((time.perf_counter() - begun) / LENGTH * 1e6)

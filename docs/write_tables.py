@@ -87,6 +87,31 @@ LETTERS = {
 }
 
 
+NEVER_LOUD = """
+## Not trusted to be loud
+
+Two kinds of mistakes of the catalogue never stop or warn. For some there is no rule, as they cannot happen here, are said aloud by torch, or leave no trace in tensors:
+
+{never}
+
+Others are told as notes only, as a healthy run can look the same:
+
+{notes}
+"""
+
+
+def never_loud() -> str:
+    """Each rule that has no finding, or only notes, with its reason. C00 and what `fivestep verify` tells of a folder are no mistakes of a training."""
+    listed = {
+        kind: "\n".join(f"- {rule.code} {rule.name}: {rule.explanation}" for rule in CATALOGUE.values() if chosen(rule))
+        for kind, chosen in (
+            ("never", lambda rule: rule.when == "never"),
+            ("notes", lambda rule: rule.severity == "note" and rule.when not in ("never", "verify") and rule.letter != "C"),
+        )
+    }
+    return NEVER_LOUD.format(**listed)
+
+
 def findings_page() -> str:
     parts = [FINDINGS_HEAD]
     for letter in sorted({rule.letter for rule in CATALOGUE.values()}, key=list(LETTERS).index):
@@ -96,6 +121,7 @@ def findings_page() -> str:
                 code = ["" if text == "-" else f"`{text}`" for text in (rule.wrong, rule.right)]
                 cells = [rule.code, rule.name, rule.when, rule.severity, rule.explanation, *code]
                 parts.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n")
+    parts.append(never_loud())
     return "".join(parts)
 
 

@@ -54,8 +54,12 @@ KERNEL = {
     "fivestep.model.losses",
     "fivestep.model.optimizers",
     "fivestep.train.loop",
+    "fivestep.train.capturing",
+    "fivestep.train.chunks",
     "fivestep.train.compiled",
+    "fivestep.train.graphs",
     "fivestep.train.precision",
+    "fivestep.train.programs",
     "fivestep.train.parallel",
 }
 KERNEL_MAY_USE = KERNEL | {"fivestep.errors", "fivestep.files"}

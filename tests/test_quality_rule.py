@@ -65,17 +65,31 @@ def test_very_many_numbers_get_no_cosines_and_then_the_plain_network() -> None:
     assert choosing.choose("binary", 5_000, None, 500).model == "mlp"
 
 
-@pytest.mark.parametrize(("shape", "halvings"), [((1, 8, 8), 2), ((3, 32, 32), 3), ((1, 28, 28), 3), ((3, 224, 200), 6), ((1, 1, 1), 1)])
-def test_images_get_convolutions_that_end_at_a_small_map_and_can_be_built(shape: tuple[int, int, int], halvings: int) -> None:
+@pytest.mark.parametrize(
+    ("shape", "channels", "numbers"),
+    [
+        ((1, 8, 8), [32, 64, 64, 128, 128, 128], 128), ((3, 32, 32), [16, 32, 32, 64, 64, 64, 128, 128, 128], 128 * 2 * 2),
+        ((1, 28, 28), [16, 32, 32, 64, 64, 64, 128, 128, 128], 128 * 2 * 2), ((3, 224, 200), [16, 32, 32, *[64] * 3, *[128] * 9], 128 * 4 * 4),
+        ((1, 1, 1), [32], 32),
+    ],
+)  # fmt: skip
+def test_images_get_convolutions_that_end_at_a_small_map_and_can_be_built(shape: tuple[int, int, int], channels: list[int], numbers: int) -> None:
     choice = choosing.choose("multiclass", None, shape, 100)
-    assert choice.model == "cnn" and len(choice.args["pooled"]) == halvings and len(choice.args["channels"]) == 2 * halvings - 1
+    assert choice.model == "cnn" and choice.args["channels"] == channels and choice.args["residual"]
     assert choice.settings["scheduler"] == {"name": "OneCycleLR"} and choice.settings["patience"] is None
-    models.expected_tensors("cnn", choice.args | {"num_outputs": 10})
+    assert models.expected_tensors("cnn", choice.args | {"num_outputs": 10})["head.weight"][1] == (10, numbers)
+
+
+@pytest.mark.parametrize(("rows", "epochs", "batch_size"), [(4_999, 60, 32), (5_000, 30, 128), (19_999, 30, 128), (20_000, 10, 128)])
+def test_more_images_are_seen_fewer_times(rows: int, epochs: int, batch_size: int) -> None:
+    choice = choosing.choose("multiclass", None, (1, 28, 28), rows)
+    assert (choice.settings["epochs"], choice.settings["batch_size"]) == (epochs, batch_size) and f"over {epochs} epochs" in choice.sentence
 
 
 def test_images_whose_target_is_a_number_are_never_moved_nor_mirrored() -> None:
     assert "augment" not in choosing.choose("regression", None, (1, 28, 28), 100, mirrored=True).settings
-    assert choosing.choose("multiclass", None, (1, 28, 28), 100, mirrored=True).settings["augment"] == {"shift": 2, "flip": True}
+    assert choosing.choose("multiclass", None, (1, 28, 28), 100, mirrored=True).settings["augment"] == {"shift": 1, "flip": True}
+    assert choosing.choose("multiclass", None, (3, 224, 224), 100).settings["augment"] == {"shift": 8, "flip": False}
 
 
 # -- by name ---------------------------------------------------------------------------------------------------------------------------------------------------
@@ -227,3 +241,24 @@ def test_auto_on_images_records_its_augmentation_and_false_turns_it_off() -> Non
     assert run.settings.chosen["auto"]["augment"]["shift"] == 1
     plain = fs.fit("auto", splits, augment=False, **QUICK)
     assert "augment" not in plain.settings.chosen["auto"] and plain.weights_sha256 != run.weights_sha256
+
+
+@pytest.mark.parametrize("compile", [None, "step"])
+def test_a_stopped_run_of_auto_on_images_ends_in_the_same_bits_when_resumed(tmp_path, compile) -> None:
+    images, labels = digits()
+    splits = fs.Data.images(images[:150], labels[:150]).split(seed=0)
+    options = QUICK | {"epochs": 3, "compile": compile}
+    whole = fs.fit("auto", splits, **options | {"folder": tmp_path / "a", "name": "whole"})
+
+    class Stop(Exception):
+        pass
+
+    def stop(event) -> None:
+        if type(event).__name__ == "EpochEnded" and event.epoch == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        fs.fit("auto", splits, checkpoint="epoch", observers=[stop], **options | {"folder": tmp_path / "b", "name": "part"})
+    resumed = fs.resume(tmp_path / "b" / "part", splits=splits, observers=[], quiet=True)
+    assert resumed.weights_sha256 == whole.weights_sha256
+    assert numpy.array_equal(fs.load(resumed.folder).predict(images[:5]), whole.predict(images[:5]))

@@ -114,11 +114,12 @@ class NonFiniteError(FindingsError, TrainingError):
     """A loss, gradient or weight became NaN or infinite; `findings` holds it (D03, L21 or T01) beside those of before the run.
 
     `step` counts optimizer steps from 1, `layer` is the first module (or tensor) that was not finite (None where that is unknown), `rows` are positions
-    in the training split, `origin` is what broke first: "inputs", "layer", "loss", "gradient" or "weights".
+    in the training split, `origin` is what broke first: "inputs", "layer", "loss", "gradient" or "weights". The text is `seen`, then `fix`.
     """
 
-    def __init__(self, message: str, *, step: int, layer: str | None = None, rows: Sequence[int] = (), origin: str = "loss"):
-        Exception.__init__(self, message)
+    def __init__(self, message: str, *, step: int, layer: str | None = None, rows: Sequence[int] = (), origin: str = "loss", fix: str = ""):
+        Exception.__init__(self, f"{message} {fix}" if fix else message)
+        self.seen, self.fix = message, fix
         self.findings: list[Any] = []
         self.exit_code = 70
         self.step, self.layer, self.rows, self.origin = step, layer, tuple(rows), origin

@@ -46,7 +46,7 @@ from fivestep.results import runs
 from fivestep.results.eject import obstacles
 from fivestep.results.predictor import Predictor
 from fivestep.settings import Settings, record
-from fivestep.train import checkpoints, compiled, loop
+from fivestep.train import capturing, checkpoints, compiled, loop
 from fivestep.train import precision as precisions
 from fivestep.train.attributes import Attributes, changed_by
 from fivestep.train.averaging import make_average
@@ -398,7 +398,7 @@ def task_of_outputs(task: str | None, outputs: Any, loss_name: str | None) -> st
 def compile_steps(session: Session) -> None:
     """compile=: the session's plan gets a program, or stays eager and says why. What was decided is recorded as `compile` among the chosen settings."""
     ask, training, plan = session.arguments, session.training, session.plan
-    parts = compiled.Parts(
+    parts = capturing.Parts(
         training.model, training.loss_module, training.optimizer, plan.loss, plan.compute, training.schedule, training.average,
         plan.clipping, plan.autocast, training.scaler, plan.frozen,
     )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace as replace_fields
 from pathlib import Path
@@ -30,6 +31,7 @@ from fivestep.results.verifying import verify_path
 from fivestep.resuming import prepare_again
 from fivestep.train import checkpoints, replaying, signals
 from fivestep.train import epochs as training_epochs
+from fivestep.train.events import RunEnded
 from fivestep.watch import console
 
 
@@ -104,7 +106,7 @@ def fit(
                 arguments |= {"lr": rate, "rate_found": (sentence, table)}
             session = heard.session = prepare(arguments, defaults())
             with kept_on_disk(session) as keeper, console.shown(session.progress):
-                with heard.polled_by(keeper), located_where_not_finite(session, keeper), told_what_the_loss_refuses(session):
+                with heard.polled_by(keeper), told_of_the_end(session, keeper), located_where_not_finite(session, keeper), told_what_the_loss_refuses(session):
                     training_epochs.train(session.training, session.plan)
                 return finish(session, keeper)
     finally:
@@ -139,7 +141,7 @@ def resume(folder: str | Path, *, epochs: int | None = None, allow_inexact: bool
             runs.rewrite_history(folder, session.training.history)
             with kept_on_disk(session, locked=True) as keeper, console.shown(session.progress):
                 heard.session = session
-                with heard.polled_by(keeper), located_where_not_finite(session, keeper):
+                with heard.polled_by(keeper), told_of_the_end(session, keeper), located_where_not_finite(session, keeper):
                     training_epochs.train(session.training, session.plan)
                 return finish(session, keeper)
         finally:
@@ -243,6 +245,27 @@ def check(model: Any, splits: Any, *, predict_rows: Any = None, **fit_settings: 
         except FindingsError as stopped:
             return Findings(stopped.findings)
         return Findings(session.findings)
+
+
+@contextlib.contextmanager
+def told_of_the_end(session: Session, keeper: Any) -> Iterator[None]:
+    """Observers are told of the end of a run that did not come to its own: trackers close what they have opened, and show no run as running that is not."""
+    training, started = session.training, time.perf_counter()
+
+    def tell(status: str, reason: str) -> None:
+        seconds = time.perf_counter() - started
+        training_epochs.notify(session.plan, RunEnded(training.epoch, training.step, reason, training.epoch, seconds, status))
+
+    try:
+        yield
+    except (KeyboardInterrupt, signals.StopSignal) as stop:
+        tell("stopped", f"stopped by {Signals(stop.number).name if isinstance(stop, signals.StopSignal) else 'Ctrl-C'}")
+        raise
+    except BaseException as error:
+        tell("failed", f"{type(error).__name__}: {error}")
+        raise
+    if keeper is not None and keeper.stopped:
+        tell("stopped", f"stopped by {Signals(keeper.heard.number).name}")
 
 
 @contextlib.contextmanager

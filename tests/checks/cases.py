@@ -25,12 +25,41 @@ def pair(name: str, code: str, accept: tuple[str, ...], make: Callable[[bool], C
     CASES[name] = (code, accept, lambda: make(True), lambda: make(False))
 
 
-def healthy(name: str) -> Callable[[Callable[[], Case]], Callable[[], Case]]:
-    def register(make: Callable[[], Case]) -> Callable[[], Case]:
-        HEALTHY[name] = make
-        return make
+def kept_in(collection: dict[str, Callable[[], Case]]) -> Callable[[str], Callable[[Callable[[], Case]], Callable[[], Case]]]:
+    """A decorator `healthy(name)` that keeps a function's case in `collection`, always made from the same seed."""
 
-    return register
+    def healthy(name: str) -> Callable[[Callable[[], Case]], Callable[[], Case]]:
+        def register(make: Callable[[], Case]) -> Callable[[], Case]:
+            def seeded() -> Case:
+                torch.manual_seed(0)
+                return make()
+
+            collection[name] = seeded
+            return make
+
+        return register
+
+    return healthy
+
+
+healthy = kept_in(HEALTHY)
+
+
+def mistakes_in(collection: dict[str, tuple[str, tuple[str, ...], Callable[[bool], Case]]]) -> Callable[..., Callable[[Callable[[bool], Case]], None]]:
+    """A decorator `mistake(name, code, *other fair codes)` that keeps a function of "wrong?" in `collection`, always made from the same seed."""
+
+    def mistake(name: str, code: str, *accept: str) -> Callable[[Callable[[bool], Case]], None]:
+        def register(make: Callable[[bool], Case]) -> None:
+            def seeded(bad: bool) -> Case:
+                torch.manual_seed(7)
+                return make(bad)
+
+            assert name not in collection
+            collection[name] = (code, accept, seeded)
+
+        return register
+
+    return mistake
 
 
 def g(seed: int) -> torch.Generator:

@@ -9,24 +9,13 @@ import math
 from collections.abc import Callable
 
 import torch
-from cases import Case, Wrap, blobs, case, curve, g, mlp, pictures
+from cases import Case, Wrap, blobs, case, curve, g, kept_in, mlp, pictures
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 HEALTHY: dict[str, Callable[[], Case]] = {}
-
-
-def healthy(name: str) -> Callable[[Callable[[], Case]], Callable[[], Case]]:
-    def register(make: Callable[[], Case]) -> Callable[[], Case]:
-        def seeded() -> Case:
-            torch.manual_seed(0)
-            return make()
-
-        HEALTHY[name] = seeded
-        return make
-
-    return register
+healthy = kept_in(HEALTHY)
 
 
 def sine(n: int = 2000) -> tuple[Tensor, Tensor]:

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy
 import torch
-from cases import Case, Wrap, blobs, case, classify, curve, g, language, mlp, pictures, regress
+from cases import Case, Wrap, blobs, case, classify, curve, g, kept_in, language, mlp, pictures, regress
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 CASES: dict[str, tuple[str, tuple[str, ...], Callable[[], Case], Callable[[], Case]]] = {}
 HEALTHY: dict[str, Callable[[], Case]] = {}
+healthy = kept_in(HEALTHY)
 
 
 def rule(name: str, code: str, *accept: str) -> Callable[[Callable[[bool], Case]], Callable[[bool], Case]]:
@@ -27,18 +28,6 @@ def rule(name: str, code: str, *accept: str) -> Callable[[Callable[[bool], Case]
             return make(bad)
 
         CASES[name] = (code, accept, lambda: side(True), lambda: side(False))
-        return make
-
-    return register
-
-
-def healthy(name: str) -> Callable[[Callable[[], Case]], Callable[[], Case]]:
-    def register(make: Callable[[], Case]) -> Callable[[], Case]:
-        def seeded() -> Case:
-            torch.manual_seed(0)
-            return make()
-
-        HEALTHY[name] = seeded
         return make
 
     return register

@@ -397,3 +397,34 @@ def test_forecast_windows_by_a_recurrent_network() -> None:
     windows = s.unfold(0, 21, 1)
     splits = fs.Data.arrays(windows[:, :-1, None].contiguous(), windows[:, -1:].contiguous()).split(**CUT, shuffle=False)
     assert loud(Forecast(), splits, loss="MSELoss", optimizer="Adam", lr=5e-3, epochs=5) == {}
+
+
+class Residual(nn.Module):
+    """A module of one's own for tables: a norm, dropout, a residual connection."""
+
+    def __init__(self, num_inputs: int) -> None:
+        super().__init__()
+        self.enter, self.norm, self.middle, self.leave = nn.Linear(num_inputs, 24), nn.LayerNorm(24), nn.Linear(24, 24), nn.Linear(24, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.norm(self.enter(x)))
+        return self.leave(h + F.dropout(F.gelu(self.middle(h)), 0.1, self.training))
+
+
+TABLES = {
+    ("carData", "Salaries"): ("salary", ()), ("MASS", "Pima.tr"): ("type", ()), ("MASS", "birthwt"): ("bwt", ("low",)), ("Ecdat", "Housing"): ("price", ()),
+    ("ISLR", "Credit"): ("Balance", ("ID",)), ("AER", "Affairs"): ("affairs", ()), ("MASS", "cats"): ("Sex", ()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["linear", "mlp", Residual])
+@pytest.mark.parametrize("table", TABLES, ids=" ".join)
+def test_seven_more_tables_by_three_models(table: tuple[str, str], model: Any) -> None:
+    target, drop = TABLES[table]
+    settings: dict[str, Any] = {"linear": dict(lr=0.02), Residual: dict(optimizer="AdamW", lr=3e-3)}.get(model, {})
+    assert loud(model, fs.Data.table(rdata(*table), target=target, drop=drop).split(**CUT), epochs=15, **settings) == {}
+
+
+def test_mixtures_of_concrete_that_were_measured_twice_are_found() -> None:
+    # True: 25 of the 1,030 rows stand twice in the file, strength included.
+    assert set(loud("mlp", fs.Data.table(rdata("modeldata", "concrete"), target="compressive_strength").split(**CUT), epochs=5)) == {"S01"}

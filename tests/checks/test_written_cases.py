@@ -1,16 +1,18 @@
-"""The cases of `written_cases`: each mistake is found by `check` (or by the run, where `check` alone cannot see it), and `check` is silent on its mended twin."""
+"""The cases of `written_cases` and `engineer_cases`: each mistake is found by `check` (or by the run, where `check` alone cannot see it), and `check` is silent on its mended twin."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
 
+import engineer_cases
 import pytest
+import written_cases
 from adapter import CASES as FOLDER
-from written_cases import CASES
 
 import fivestep
 
+CASES = written_cases.CASES | engineer_cases.CASES
 pytestmark = pytest.mark.skipif(not (FOLDER / "judge.py").exists(), reason="the shared judge does not lie beside this checkout")
 
 
@@ -25,6 +27,10 @@ def judge() -> Any:
 def before(case: dict[str, Any]) -> set[str]:
     model, splits, settings, rows = judge().arguments(fivestep, case)
     return {finding.code for finding in fivestep.check(model, splits, predict_rows=rows, **settings) if finding.severity != "note"}
+
+
+def test_no_two_cases_share_a_name() -> None:
+    assert len(CASES) == len(written_cases.CASES) + len(engineer_cases.CASES)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy
 import torch
-from cases import Case
+from cases import Case, mistakes_in
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -18,16 +18,7 @@ from torch.utils.data import Dataset
 CASES: dict[str, tuple[str, tuple[str, ...], Callable[[bool], Case]]] = {}
 
 
-def mistake(name: str, code: str, *accept: str) -> Callable[[Callable[[bool], Case]], Callable[[bool], Case]]:
-    def register(make: Callable[[bool], Case]) -> Callable[[bool], Case]:
-        def seeded(bad: bool) -> Case:
-            torch.manual_seed(7)
-            return make(bad)
-
-        CASES[name] = (code, accept, seeded)
-        return make
-
-    return register
+mistake = mistakes_in(CASES)
 
 
 def shop(n: int = 500, seed: int = 5) -> dict[str, numpy.ndarray]:

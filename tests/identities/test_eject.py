@@ -454,8 +454,15 @@ def test_shifts_and_mirrors_of_images_stand_in_the_script(tmp_path, augment):
     assert text.count("def augmented") == 1 and ("flip(3)" in text) == ("flip" in augment) and ("functional.pad" in text) == ("shift" in augment)
 
 
-def test_auto_on_images_can_be_ejected(tmp_path):
+@pytest.mark.parametrize("kind", ["grey", "mirrored", "coloured"])
+def test_auto_on_images_can_be_ejected(tmp_path, kind):
+    """Residual convolutions with a pixel's channels side by side: the order that slices and stacks leave in memory must not choose other kernels."""
     images, classes = fs.datasets.digits()
-    splits = fs.Data.images(images[:120], classes[:120]).split()
+    images, classes = images[:120], classes[:120]
+    if kind == "mirrored":
+        images = np.maximum(images, images[:, :, ::-1])
+    if kind == "coloured":
+        images = np.stack([images, images, 255 - images], axis=1)
+    splits = fs.Data.images(images, classes).split()
     text = assert_same_weights(fit("auto", splits, epochs=2, folder=tmp_path / "runs"), tmp_path, ignore="E501")
-    assert "def augmented" in text
+    assert "class CNN" in text and "class Correction" in text and "def augmented" in text and ("flip(3)" in text) == (kind == "mirrored")

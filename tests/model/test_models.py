@@ -24,6 +24,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "cnn": {"image_shape": [4, 9, 7], "num_outputs": 2, "channels": [6, 10], "dropout": 0.5},
     "ensemble": {"num_inputs": 3, "num_outputs": 2, "members": 4, "widths": [13, 8], "number_columns": [2, 0]},
 }
+RESIDUAL = ("cnn", {**ARGUMENTS["cnn"], "channels": [4, 10, 10], "pooled": [0, 2], "residual": 1})
 CODED = [("mlp", {**ARGUMENTS["mlp"], "num_categories": [6, 11]}), ("ensemble", {**ARGUMENTS["ensemble"], "num_categories": [6, 11]})]
 
 
@@ -38,7 +39,7 @@ def test_every_built_in_is_exercised_here() -> None:
     assert set(ARGUMENTS) == set(models.BUILT_IN)
 
 
-@pytest.mark.parametrize(("name", "args"), [*ARGUMENTS.items(), *CODED])
+@pytest.mark.parametrize(("name", "args"), [*ARGUMENTS.items(), RESIDUAL, *CODED])
 def test_forward_gives_one_row_of_outputs_for_each_example_and_every_parameter_learns(name: str, args: dict[str, Any]) -> None:
     with seeds.restored(7):
         module = models.build_built_in(name, args).eval()
@@ -48,7 +49,7 @@ def test_forward_gives_one_row_of_outputs_for_each_example_and_every_parameter_l
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in module.parameters())
 
 
-@pytest.mark.parametrize(("name", "args"), [*ARGUMENTS.items(), *CODED])
+@pytest.mark.parametrize(("name", "args"), [*ARGUMENTS.items(), RESIDUAL, *CODED])
 def test_a_prediction_does_not_depend_on_the_other_rows_of_its_batch(name: str, args: dict[str, Any]) -> None:
     with seeds.restored(7):
         module = models.build_built_in(name, args).double().eval()
@@ -57,7 +58,7 @@ def test_a_prediction_does_not_depend_on_the_other_rows_of_its_batch(name: str, 
     torch.testing.assert_close(module(*rows), alone, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("name", "args"), [*ARGUMENTS.items(), *CODED])
+@pytest.mark.parametrize(("name", "args"), [*ARGUMENTS.items(), RESIDUAL, *CODED])
 def test_expected_tensors_are_those_of_the_module_and_draw_no_random_number(name: str, args: dict[str, Any]) -> None:
     before = torch.get_rng_state()
     expected = models.expected_tensors(name, args)
@@ -68,7 +69,7 @@ def test_expected_tensors_are_those_of_the_module_and_draw_no_random_number(name
     assert list(expected) == list(state)
 
 
-@pytest.mark.parametrize(("name", "args"), [*ARGUMENTS.items(), *CODED])
+@pytest.mark.parametrize(("name", "args"), [*ARGUMENTS.items(), RESIDUAL, *CODED])
 def test_arguments_come_back_from_json_and_build_the_same_bits(name: str, args: dict[str, Any]) -> None:
     complete = models.complete_arguments(name, args)
     again = json.loads(json.dumps(complete))
@@ -82,7 +83,7 @@ def test_arguments_come_back_from_json_and_build_the_same_bits(name: str, args: 
 
 def test_looking_up_shapes_imports_nothing_slow() -> None:
     """A normal draw or a product on the meta device imports hundreds of modules (sympy, torch._dynamo): an artifact would load a second later."""
-    lines = [f"models.expected_tensors({name!r}, {args!r})" for name, args in [*ARGUMENTS.items(), *CODED]]
+    lines = [f"models.expected_tensors({name!r}, {args!r})" for name, args in [*ARGUMENTS.items(), RESIDUAL, *CODED]]
     code = "import sys; from fivestep.model import models; before = set(sys.modules)\n" + "\n".join(lines) + "\nprint(len(set(sys.modules) - before) < 20)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
 
@@ -117,6 +118,37 @@ def test_flat_images_are_the_same_images_and_others_are_not_scrambled() -> None:
     assert torch.equal(cnn(images), cnn(images.flatten(1)))
     with pytest.raises(RuntimeError):
         cnn(images.permute(0, 2, 3, 1))
+
+
+def test_a_residual_cnn_adds_what_a_layer_makes_of_as_many_channels_as_it_got() -> None:
+    args = {"image_shape": [4, 9, 7], "num_outputs": 2, "channels": [4, 6, 6], "pooled": [1], "residual": 1}
+    with seeds.restored(7):
+        cnn: Any = models.build_built_in("cnn", args).eval()
+    (images,) = example("cnn", args)
+    first, *second, halving, third = cnn.features
+    by_hand = images + torch.nn.Sequential(*first)(images)
+    by_hand = halving(torch.nn.Sequential(*second)(by_hand))
+    by_hand = by_hand + torch.nn.Sequential(*third)(by_hand)
+    torch.testing.assert_close(cnn(images), cnn.head(by_hand.flatten(1)))
+    plain = models.expected_tensors("cnn", args | {"residual": 0})
+    assert sorted(shape for _, shape in plain.values()) == sorted(shape for _, shape in models.expected_tensors("cnn", args).values())
+
+
+def test_a_cnn_gives_the_same_bits_whatever_the_order_of_its_images_in_memory() -> None:
+    args = {"image_shape": [1, 9, 7], "num_outputs": 2, "channels": [6, 10]}
+    with seeds.restored(7):
+        cnn = models.build_built_in("cnn", args)
+    (images,) = example("cnn", args)
+    strided = images.as_strided(images.shape, (63, 1, 7, 1))  # one channel: the same numbers at the same places, called channels_last
+    padded = torch.zeros(5, 1, 11, 9)
+    padded[:, :, 1:-1, 1:-1] = images
+    gradients = []
+    for same in (images, strided, padded[:, :, 1:-1, 1:-1], images.contiguous(memory_format=torch.channels_last)):
+        cnn.zero_grad()
+        cnn(same).square().sum().backward()
+        gradients.append([parameter.grad for parameter in cnn.parameters()])
+        assert models.channels_together(same).stride() == (63, 1, 7, 1)
+    assert all(torch.equal(one, other) for others in gradients[1:] for one, other in zip(gradients[0], others))
 
 
 def test_codes_out_of_range_are_no_silent_neighbours() -> None:

@@ -8,7 +8,8 @@ import torch
 from reported import QUIET, houses, make
 
 import fivestep as fs
-from fivestep.results import diagnosis
+from fivestep.results import diagnosis, drift
+from fivestep.results.importance import importance
 
 sklearn = pytest.importorskip("sklearn.metrics")
 
@@ -47,7 +48,7 @@ def test_the_chi_square_tail_and_the_interval_of_a_share_are_those_of_scipy_and_
     from scipy.stats import chi2_contingency
 
     first, second = np.array([40, 30, 30]), np.array([20, 45, 35])
-    assert diagnosis.chi_square_tail(first, second) == pytest.approx(chi2_contingency(np.stack([first, second]), correction=False).pvalue)
+    assert drift.chi_square_tail(first, second) == pytest.approx(chi2_contingency(np.stack([first, second]), correction=False).pvalue)
     assert diagnosis.wilson(0.3, 50) == pytest.approx((0.19103, 0.43749), abs=1e-4)  # statsmodels proportion_confint(15, 50, method="wilson")
 
 
@@ -56,9 +57,9 @@ def test_the_largest_gap_between_numbers_is_that_of_scipy():
 
     draw = np.random.default_rng(0)
     one, other = draw.normal(size=300), draw.normal(0.5, size=200)
-    found = diagnosis.compare_columns("a", "number", "val", one, other)
+    found = drift.compare_columns("a", "number", "val", one, other)
     assert found.distance == pytest.approx(ks_2samp(one, other).statistic) and found.differs
-    assert not diagnosis.compare_columns("a", "number", "val", one[:150], one[150:]).differs
+    assert not drift.compare_columns("a", "number", "val", one[:150], one[150:]).differs
 
 
 def test_drift_is_found_in_the_column_that_moved_and_in_no_other(tmp_path):
@@ -67,13 +68,13 @@ def test_drift_is_found_in_the_column_that_moved_and_in_no_other(tmp_path):
     table["kind"][500:] = "boat"
     table["kind"][0] = "boat"
     splits = fs.Data.table(table, target="price").split(train=400, val=100, test=100, shuffle=False)
-    moved = {(one.name, one.split) for one in diagnosis.drift(splits) if one.differs}
+    moved = {(one.name, one.split) for one in drift.drift(splits) if one.differs}
     assert moved == {("size", "test"), ("kind", "test")}
-    assert ("price", "test") not in {(one.name, one.split) for one in diagnosis.drift(splits)}  # a test split's targets are not looked at
+    assert ("price", "test") not in {(one.name, one.split) for one in drift.drift(splits)}  # a test split's targets are not looked at
 
 
 def test_importance_is_large_for_what_is_used_and_holds_nothing_against_noise(tmp_path):
-    found = diagnosis.importance(make("houses", None), "val")
+    found = importance(make("houses", None), "val")
     by_name = {row.name: row for row in found.rows}
     assert [row.name for row in found.rows][:2] == ["size", "kind"]
     assert by_name["size"].matters and by_name["kind"].matters and not by_name["noise"].matters
@@ -83,7 +84,7 @@ def test_importance_is_large_for_what_is_used_and_holds_nothing_against_noise(tm
 def test_importance_is_the_same_every_time_and_leaves_random_state_and_model_alone():
     run = make("houses", None)
     before, weights = torch.random.get_rng_state(), run.weights_sha256
-    assert diagnosis.importance(run, "val") == diagnosis.importance(run, "val")
+    assert importance(run, "val") == importance(run, "val")
     assert torch.equal(torch.random.get_rng_state(), before) and run.weights_sha256 == weights
 
 
@@ -99,7 +100,7 @@ def test_columns_of_codes_are_dealt_anew_too():
             return self.by_kind(codes[:, 0])
 
     run = fs.fit(Codes, splits, epochs=40, lr=0.1, folder=None, **QUIET)
-    found = {row.name: row.value for row in diagnosis.importance(run, "val").rows}
+    found = {row.name: row.value for row in importance(run, "val").rows}
     assert found["size"] == 0.0 and found["noise"] == 0.0 and found["kind"] > 0
 
 

@@ -76,11 +76,17 @@ def test_dark_and_light_are_told_apart_and_both_can_be_read(browser, reports):
     assert colours["desktop"][0] == "rgb(255, 255, 255)" and colours["dark"][0] != colours["desktop"][0]
 
 
-def test_it_prints_with_everything_that_is_folded_on_screen(browser, reports, tmp_path):
-    page, _, _ = opened(browser, reports["houses"], "desktop")
-    page.emulate_media(media="print")
+@pytest.mark.parametrize("which", ["houses", "useless"])
+def test_it_prints_light_uncut_and_with_everything_that_is_folded_on_screen(browser, reports, tmp_path, which):
+    page, _, _ = opened(browser, reports[which], "dark")  # on paper it is light, whatever the screen was
+    page.emulate_media(media="print", color_scheme="dark")
+    box = {"houses": "rgb(227, 244, 234)", "useless": "rgb(253, 232, 230)"}[which]
+    assert page.evaluate("getComputedStyle(document.querySelector('.verdict')).backgroundColor") == box
+    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
     heights = page.evaluate("[...document.querySelectorAll('details')].map(one => one.getBoundingClientRect().height)")
     assert heights and min(heights) > 60  # closed ones would be one line high
+    page.set_viewport_size({"width": 700, "height": 900})  # a page of A4 between its margins: nothing is cut at its edge
+    assert page.evaluate("[...document.querySelectorAll('main *')].every(one => one.getBoundingClientRect().right <= 701)")
     page.pdf(path=tmp_path / "report.pdf")
     assert (tmp_path / "report.pdf").stat().st_size > 20_000
     page.close()

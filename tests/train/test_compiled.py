@@ -19,9 +19,11 @@ from torch import nn
 import fivestep as fs
 from fivestep.data.batches import Batch, InMemoryBatches, Stacked
 from fivestep.errors import NonFiniteError, SettingsError
-from fivestep.train import compiled, loop
+from fivestep.train import capturing, chunks, graphs, loop, programs
 from fivestep.train.averaging import make_average
-from fivestep.train.compiled import CannotCompile, Parts, Slots, chunk_length, pays, pieces
+from fivestep.train.capturing import CannotCompile, Parts, Slots
+from fivestep.train.chunks import chunk_length, pieces
+from fivestep.train.compiled import pays
 
 CPU = torch.device("cpu")
 
@@ -49,11 +51,11 @@ def capture(parts: Parts, batch: Batch):
     leaves, spec = torch.utils._pytree.tree_flatten(tuple(batch))
     constants = [torch.Tensor if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
     slots = Slots.of(parts)
-    graph, outside, _ = compiled.traced(slots, spec, constants, set(), batch, CPU)
+    graph, outside, _ = capturing.traced(slots, spec, constants, set(), batch, CPU)
 
     def step(state, rates, piece):
         with torch.no_grad():
-            *state, value = graph(*state, torch.tensor(rates, dtype=torch.float64), *compiled.tensors_in(piece), *outside)
+            *state, value = graph(*state, torch.tensor(rates, dtype=torch.float64), *capturing.tensors_in(piece), *outside)
         return state, value
 
     return step, slots
@@ -77,7 +79,7 @@ def assert_captured_is_eager(make_optimizer, rtol: float = 1e-5, **more) -> None
     first, *others = batches_of(5)
     eager(parts, first)
     step, slots = capture(parts, first)
-    state = [compiled.widened(tensor.clone()) for tensor in slots.live()]
+    state = [capturing.widened(tensor.clone()) for tensor in slots.live()]
     found = []
     torch.manual_seed(7)
     for batch in others:
@@ -160,12 +162,31 @@ def test_small_products_written_out_are_the_products():
     parts = parts_of(model, torch.optim.SGD(model.parameters(), lr=0.1))
     (batch,) = batches_of(1)
     _, spec = torch.utils._pytree.tree_flatten(tuple(batch))
-    graph, _, examples = compiled.traced(Slots.of(parts), spec, [torch.Tensor, torch.Tensor, None], set(), batch, CPU)
+    graph, _, examples = capturing.traced(Slots.of(parts), spec, [torch.Tensor, torch.Tensor, None], set(), batch, CPU)
     before = graph(*examples)
-    assert compiled.write_out_small_products(graph, limit=5 * 3 * 4) >= 4  # forward, and both gradients of the second layer
-    assert compiled.write_out_small_products(graph, limit=5 * 3 * 4) == 0
+    assert graphs.write_out_small_products(graph, limit=5 * 3 * 4) >= 4  # forward, and both gradients of the second layer
+    assert graphs.write_out_small_products(graph, limit=5 * 3 * 4) == 0
     for a, b in zip(before, graph(*examples), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+def test_steps_written_one_after_another_are_the_steps_one_by_one_to_the_bit():
+    parts = parts_of(mlp(), None)
+    parts.optimizer = torch.optim.Adam(parts.model.parameters(), lr=0.01)
+    first, *others = batches_of(4)
+    eager(parts, first)
+    _, spec = torch.utils._pytree.tree_flatten(tuple(first))
+    slots = Slots.of(parts)
+    graph, outside, _ = capturing.traced(slots, spec, [torch.Tensor, torch.Tensor, None], set(), first, CPU)
+    state = [capturing.widened(tensor.clone()) for tensor in slots.live()]
+    rates = torch.tensor([[0.01], [0.02], [0.03]], dtype=torch.float64)
+    chunk = graphs.unrolled(graph, 3, len(state), 2, len(outside))
+    with torch.no_grad():
+        *found, losses = chunk(*state, rates, *capturing.tensors_in(chunks.stacked_batches(others)), *outside)
+        for batch, rate, loss in zip(others, rates, losses, strict=True):
+            *state, value = graph(*state, rate, *capturing.tensors_in(batch), *outside)
+            assert torch.equal(value, loss)
+    assert all(torch.equal(a, b) for a, b in zip(found, state, strict=True))
 
 
 # -- where chunks begin and end --------------------------------------------------------------------------------------------------------------------------------------
@@ -206,7 +227,7 @@ def test_batches_that_come_one_by_one_are_stacked_and_an_odd_one_ends_the_chunk(
 def test_the_length_of_chunks_leaves_few_batches_over_and_shrinks_with_the_work():
     for full in (1, 2, 5, 97, 312, 1000, 4099):
         length = chunk_length(full, 9, 32)
-        assert 1 <= length <= min(full, compiled.LONGEST)
+        assert 1 <= length <= min(full, chunks.LONGEST)
         assert full % length <= full / length, "fewer left over than there are chunks"
     assert chunk_length(1000, 10_000_000, 32) == 1 and chunk_length(1000, 200_000, 128) <= 12
 
@@ -331,7 +352,7 @@ def test_a_graph_among_the_inputs_is_refused_by_its_type():
 
     parts = parts_of(mlp(), None)
     with pytest.raises(CannotCompile, match="hold a Graph"):
-        compiled.make_program(parts, "step", 1, [Batch((torch.ones(2, 3), Graph()), (), None)], CPU)
+        programs.make_program(parts, "step", 1, [Batch((torch.ones(2, 3), Graph()), (), None)], CPU)
 
 
 # -- compiled ---------------------------------------------------------------------------------------------------------------------------------------------------------

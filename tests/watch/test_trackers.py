@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +20,7 @@ def fitted(observer: Callable[[Any], None] | None, **settings: Any) -> Any:
     x = torch.linspace(0, 1, 100)[:, None]
     splits = fs.Data.arrays(x, 3 * x + 1).split()
     given = {"epochs": 5, "folder": None, "metrics": ["mae"], "lr": 0.01, "optimizer": {"name": "SGD", "momentum": 0.5}, "scheduler": "ConstantLR"}
-    return fs.fit("linear", splits, quiet=True, observers=[] if observer is None else [observer], **(given | settings))
+    return fs.fit("linear", splits, quiet=True, **(given | {"observers": [] if observer is None else [observer]} | settings))
 
 
 def points_of_tensorboard(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], str]:
@@ -94,6 +96,57 @@ def test_mlflow_takes_further_runs_and_goes_on_in_one_by_its_id(tracking: str) -
     fitted(fs.watch.mlflow("lines", uri=tracking, run_id=first.info.run_id), epochs=2)
     points, _ = points_of_mlflow(tracking, "lines", "first")
     assert sorted(step for step, _ in points["loss/train"]) == [1, 1, 2]
+
+
+def ended_early(observer: Callable[[Any], None], by: BaseException | int, folder: Path) -> None:
+    """A run that in its third epoch gets a signal (a number), or whose observer raises."""
+
+    def see(event: Any) -> None:
+        if type(event).__name__ == "EpochEnded" and event.epoch == 3:
+            if isinstance(by, BaseException):
+                raise by
+            os.kill(os.getpid(), by)
+
+    with pytest.raises(type(by) if isinstance(by, BaseException) else fs.Interrupted):
+        fitted(observer, folder=folder, name="a", observers=[see, observer])
+
+
+ENDS = [
+    (signal.SIGTERM, "stopped", "KILLED", "SIGTERM"),
+    (signal.SIGINT, "stopped", "KILLED", "SIGINT"),
+    (ValueError("no luck"), "failed", "FAILED", "no luck"),
+]
+
+
+@pytest.mark.parametrize("by, status, ended, told", ENDS, ids=["SIGTERM", "Ctrl-C", "error"])
+def test_a_run_that_is_stopped_or_fails_closes_its_tensorboard_log_and_says_so(tmp_path: Path, by: Any, status: str, ended: str, told: str) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    ended_early(fs.watch.tensorboard(tmp_path / "logs"), by, tmp_path)
+    read = EventAccumulator(str(tmp_path / "logs"))
+    read.Reload()
+    (last,) = [event.tensor_proto.string_val[0].decode() for event in read.Tensors("ended/text_summary")]
+    assert last.startswith(f"{status}: ") and told in last and "kept epoch" not in last
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("by, status, ended, told", ENDS, ids=["SIGTERM", "Ctrl-C", "error"])
+def test_a_run_that_is_stopped_or_fails_is_told_to_mlflow_and_runs_again_when_resumed(
+    tracking: str, tmp_path: Path, by: Any, status: str, ended: str, told: str
+) -> None:
+    ended_early(fs.watch.mlflow("lines", uri=tracking, name="first"), by, tmp_path)
+    _, recorded = points_of_mlflow(tracking, "lines", "first")
+    assert recorded.info.status == ended and told in recorded.data.tags["ended"] and "kept_epoch" not in recorded.data.tags
+    if status == "stopped":
+        x = torch.linspace(0, 1, 100)[:, None]
+        seen = []
+        observers = [fs.watch.mlflow("lines", uri=tracking, run_id=recorded.info.run_id), lambda event: seen.append(status_now())]
+
+        def status_now() -> str:
+            return points_of_mlflow(tracking, "lines", "first")[1].info.status
+
+        fs.resume(tmp_path / "a", splits=fs.Data.arrays(x, 3 * x + 1).split(), observers=observers, quiet=True)
+        assert seen[0] == "RUNNING" and seen[-1] == "FINISHED"
 
 
 def test_watching_changes_no_bit(tmp_path: Path) -> None:

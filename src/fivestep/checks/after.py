@@ -5,10 +5,7 @@ Each takes plain values and returns findings. Nothing is predicted on the test s
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,37 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from fivestep import seeds
-from fivestep.checks.before import could_not_check, one_thread
-from fivestep.checks.before_data import relation_strength
-from fivestep.checks.before_loss import answers
-from fivestep.checks.before_model import difference
+from fivestep.checks.asking import answers
+from fivestep.checks.before_forward import difference
+from fivestep.checks.before_rows import relation_strength
 from fivestep.checks.during import Watch, first_loss
 from fivestep.checks.findings import Finding
 from fivestep.checks.probe import Probe, copy_together
 from fivestep.checks.recording import tensors_in
+from fivestep.checks.rules import ask, could_not_check
 from fivestep.checks.subject import Subject
 
 
 def check_trained(subject: Subject, model: nn.Module, *, watch: Watch, ignore: Sequence[str] = ()) -> list[Finding]:
     """Findings on a model that has been trained, beside the copy of its start that `watch` holds. Model, data and random state stay as they are."""
-    found: list[Finding] = []
-    after = Trained(subject, model, watch)
-    refused: dict[str, list[str]] = {}
-    with seeds.restored(0), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), one_thread():
-        warnings.simplefilter("ignore")
-        for rule in RULES:
-            code = rule.__name__.removeprefix("rule_").upper()
-            if code in ignore:
-                continue
-            try:
-                finding = rule(after)
-            except Exception as error:  # as in check_before: a rule that fails is a note, never the end of a run
-                refused.setdefault(f"{type(error).__name__}: {error}", []).append(code)
-                continue
-            if finding is not None:
-                found.append(finding)
-    found += [could_not_check(codes, reason) for reason, codes in refused.items()]
-    return [finding for finding in found if finding.code not in ignore]
+    return [finding for finding in ask(RULES, Trained(subject, model, watch), ignore=ignore) if finding.code not in ignore]
 
 
 class Trained:
@@ -117,8 +97,9 @@ def rule_o02(after: Trained) -> Finding | None:
     if begun and size > 0 and moved < 1e-3 * size and steps >= 5 and after.subject.keep != "best":
         rate = max((epoch.rate for epoch in after.watch.epochs), default=math.nan)
         return Finding(
-            "O02", "warning", f"{steps} steps have moved the weights by {moved / size:.2g} of their size (rate {rate:g}).", {"moved": moved / size, "steps": steps, "rate": rate},
-            "Nothing was learnt.", "A larger rate (ten times, a hundred times), or lr='find'.",
+            "O02", "warning", f"{steps} steps at lr={rate:g} have moved the weights by {moved / size:.2g} of their size; a model that has learnt has moved by about its own size.",
+            {"moved": moved / size, "steps": steps, "rate": rate},
+            "These are still the random weights of the start: nothing was learnt.", f"lr={rate * min(1e5, 0.3 * size / max(moved, 1e-300)):.1g} in place of lr={rate:g} (or lr='find', which tries rates on these rows).",
         )  # fmt: skip
     return None
 
@@ -138,9 +119,29 @@ def rule_m21(after: Trained) -> Finding | None:
     if losses["train"] > 0 and losses["eval"] > 3 * losses["train"] and losses["eval"] - losses["train"] > 0.15 * abs(begun):
         return Finding(
             "M21", "warning", f"The same {len(next(tensors_in(inputs)))} training rows cost {losses['train']:.4g} in train mode and {losses['eval']:.4g} in eval mode.", losses,
-            "Running statistics of batch norm are not those of the data: predictions are far worse than training said.", "momentum=0.1, larger batches, more epochs, or nn.GroupNorm.",
+            "Predictions use the running mean and variance of batch norm, and these are not those of the data: they are far worse than training said.",
+            stale_norms(after),
         )  # fmt: skip
     return None
+
+
+def stale_norms(after: Trained) -> str:
+    """What to change so that the running statistics of the model's batch norms follow the data, with the layers' own names and numbers."""
+    named = {name: module for name, module in after.model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats}
+    steps = len(after.watch.losses)
+    slow = {name: module.momentum for name, module in named.items() if module.momentum is not None and (1 - module.momentum) ** max(1, steps) > 0.01}
+    if slow:
+        name, momentum = next(iter(slow.items()))
+        kind = type(named[name]).__name__
+        return (
+            f"Layer {name}: nn.{kind}({named[name].num_features}, momentum=0.1) in place of momentum={momentum:g} (after {steps} steps {(1 - momentum) ** steps:.0%} of its statistics are "
+            f"still those of the start)" + (f", and the same for {', '.join(list(slow)[1:4])}." if len(slow) > 1 else ".")
+        )
+    name, module = next(iter(named.items()))
+    return (
+        f"Batches of {after.subject.batch_size} rows are too few to tell mean and variance (layer {name}): batch_size={max(32, 4 * after.subject.batch_size)}, "
+        f"or nn.GroupNorm(1, {module.num_features}) in place of nn.{type(module).__name__}({module.num_features})."
+    )
 
 
 def rule_t04(after: Trained) -> Finding | None:

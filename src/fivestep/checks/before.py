@@ -1,34 +1,45 @@
 """All checks before the first step: `check_before(subject)` -> findings, in at most a second, with nothing of the user's touched.
 
-Every rule is one function of (subject, probe) in `before_data`, `before_split`, `before_model`, `before_loss` or `before_optimizer`. A rule that cannot be
-asked becomes a note C00 with its reason: a check never breaks a run and never hides that it was not made.
+Every rule is one function of (subject, probe) in a module `before_*`, named for what its rules look at; `rules` asks them. A rule that cannot be asked becomes a
+note C00 with its reason: a check never breaks a run and never hides that it was not made.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import torch
-
-from fivestep import seeds
-from fivestep.checks import before_data, before_loss, before_model, before_optimizer, before_split
+from fivestep.checks import (
+    before_columns,
+    before_data,
+    before_dataset,
+    before_forward,
+    before_loss,
+    before_metric,
+    before_model,
+    before_optimizer,
+    before_own_loss,
+    before_rows,
+    before_split,
+    before_target,
+    before_weights,
+)  # fmt: skip
 from fivestep.checks.findings import SEVERITIES, Finding
 from fivestep.checks.probe import Probe
+from fivestep.checks.rules import ask, could_not_check, quietly
 from fivestep.checks.subject import Subject
 
 # From cheap to dear: what has no time left is what costs most (a rehearsal, learning eight rows by heart).
 RULES = (
-    *before_optimizer.READ, *before_model.READ, *before_data.RULES, *before_split.RULES, *before_loss.RULES, *before_model.ASKED, *before_optimizer.REHEARSED, before_model.rule_m31,
+    *before_optimizer.READ, *before_weights.READ, *before_model.READ, *before_data.RULES, *before_columns.RULES, *before_rows.RULES, *before_dataset.RULES,
+    *before_split.RULES, *before_loss.RULES, *before_target.RULES, *before_own_loss.RULES, *before_metric.RULES, *before_weights.ASKED, *before_model.ASKED,
+    *before_forward.RULES, *before_optimizer.REHEARSED, before_model.rule_m31,
 )  # fmt: skip
 
 # Where the left one is found, the right ones say the same thing less clearly: they become notes.
 EXPLAINS = {
     "S01": ("E03",), "S11": ("S14",), "L11": ("T01",), "D11": ("D06", "D07", "M38"), "D06": ("D07", "M38", "M05"), "M08": ("M05", "M38"), "M15": ("M05", "M08", "M38"),
     "M36": ("M38", "M05"), "L31": ("M38", "M05"), "L06": ("M05",), "M04": ("M05",), "L20": ("M05",), "M17": ("M05",),
+    "O10": ("O02",),
 }  # fmt: skip
 
 
@@ -38,59 +49,17 @@ def check_before(subject: Subject, *, ignore: Sequence[str] = (), seconds: float
     Model, optimizer, data and random generators are left as they are, to the bit. `ignore` leaves out codes; `seconds` is the time that measurements may take
     together (rules whose measurement was skipped say nothing). No rule raises: what could not be checked is a note "C00".
     """
-    if probe is None:
-        probe = Probe(subject) if seconds is None else Probe(subject, seconds)
-    found: list[Finding] = []
-    refused: dict[str, list[str]] = {}
-    quiet = io.StringIO()
-    with seeds.restored(0), warnings.catch_warnings(), torch.enable_grad(), contextlib.redirect_stdout(quiet), one_thread():
-        warnings.simplefilter("ignore")
-        for rule in RULES:
-            code = rule.__name__.removeprefix("rule_").upper()
-            if code in ignore:
-                continue
-            if not probe.has_time():
-                refused.setdefault(f"the {probe.seconds:g} seconds for checks are used up", []).append(code)
-                continue
-            try:
-                result: Any = rule(subject, probe)
-            except Exception as error:  # a rule must not end a run; the note below says what happened
-                refused.setdefault(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}", []).append(code)
-                continue
-            found += [] if result is None else result if isinstance(result, list) else [result]
-        if probe.refusal is not None:
-            told = None if any(finding.severity == "error" for finding in found) else before_loss.refused_by_the_loss(subject, probe)
-            if told is None:
-                refused.setdefault(f"the loss refuses the first batch ({probe.refusal})", []).append("L")
-            else:
-                found.append(told)
+    asked = probe if probe is not None else Probe(subject) if seconds is None else Probe(subject, seconds)
+    late = f"the {asked.seconds:g} seconds for checks are used up"
+    found = ask(RULES, subject, asked, ignore=ignore, out_of_time=lambda: None if asked.has_time() else late)
+    if asked.refusal is not None:
+        told = None
+        if not any(finding.severity == "error" for finding in found):
+            with quietly():
+                told = before_loss.refused_by_the_loss(subject, asked)
+        found.append(could_not_check(["L"], f"the loss refuses the first batch ({asked.refusal})") if told is None else told)
     found = [finding for finding in explained(found) if finding.code not in ignore]
-    for reason, codes in refused.items():
-        found.append(could_not_check(codes, reason))
     return sorted(found, key=lambda finding: -SEVERITIES.index(finding.severity))
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Probes are small: on one thread they take no longer, and a busy machine does not stretch them threefold. The number is given back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def could_not_check(codes: Sequence[str], reason: str) -> Finding:
-    """The note that some rules were not made, and why."""
-    return Finding(
-        "C00",
-        "note",
-        f"{', '.join(codes)} could not be checked: {reason[:300]}",
-        {"rules": list(codes), "reason": reason[:300]},
-        "These mistakes would go unseen.",
-        "",
-    )
 
 
 def explained(findings: Sequence[Finding]) -> list[Finding]:

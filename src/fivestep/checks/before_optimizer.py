@@ -11,10 +11,10 @@ import math
 import numpy
 from torch import nn
 
-from fivestep.checks.before_loss import is_scale_free, maximizes, prefers_wrong, rates
-from fivestep.checks.before_model import Rule
+from fivestep.checks.asking import is_scale_free, maximizes, prefers_wrong, rates
 from fivestep.checks.findings import Finding
 from fivestep.checks.probe import Probe, is_closure_optimizer
+from fivestep.checks.rules import Rule
 from fivestep.checks.subject import Subject
 
 
@@ -55,8 +55,10 @@ def rule_o02(subject: Subject, probe: Probe) -> Finding | None:
     if 0 < whole < 1e-3 and any(rate > 0 for rate in rates(subject.optimizer)):
         rate = max(rates(subject.optimizer))
         return Finding(
-            "O02", "warning", f"At a rate of {rate:g} all {subject.num_steps} steps together move the weights by at most {whole:.2g} of their size.", {"rate": rate, "whole": whole, "steps": subject.num_steps},
-            "Nothing is learnt: the loss stays where it began.", f"A rate of {rate * min(1e5, 0.3 / whole):.1g}, or lr='find'.",
+            "O02", "warning", f"With {type(subject.optimizer).__name__} at lr={rate:g} all {subject.num_steps} steps of this run together move the weights by at most {whole:.2g} of their size; to learn they move by about their own size.",
+            {"rate": rate, "whole": whole, "steps": subject.num_steps},
+            "The run ends where it began: the loss stays flat, and the predictions are those of random weights.",
+            f"lr={rate * min(1e5, 0.3 / whole):.1g} in place of lr={rate:g} (or lr='find', which tries rates on these rows).",
         )  # fmt: skip
     return None
 
@@ -194,9 +196,14 @@ def rule_o10(subject: Subject, probe: Probe) -> Finding | None:
     limit = subject.clip_norm if subject.clip_norm is not None else float(subject.clip_value or 0) * size
     if limit < 1e-2 * min(totals):
         mild = is_scale_free(subject.optimizer)
+        asked = f"clip_norm={subject.clip_norm:g}" if subject.clip_norm is not None else f"clip_value={subject.clip_value:g}"
+        usual = max(totals) if subject.clip_norm is not None else max(totals) / size
+        better = f"{asked.split('=')[0]}={2 * usual:.1g}"
         return Finding(
-            "O10", "note" if mild else "warning", f"Gradients are cut to a norm of {limit:.3g}; here they have {min(totals):.3g} to {max(totals):.3g}.", {"clip": limit, "least": min(totals), "most": max(totals)},
-            "Every step is a hundredth of what the rate says." if not mild else "The optimizer divides by the size again.", f"Clip at {float(numpy.median(totals)):.2g} or above.",
+            "O10", "note" if mild else "warning", f"{asked} cuts every gradient to a norm of at most {limit:.3g}; uncut they have {min(totals):.3g} to {max(totals):.3g} in the first {len(totals)} batches.",
+            {"clip": limit, "least": min(totals), "most": max(totals)},
+            f"Every step is {min(totals) / max(limit, 1e-300):,.0f} times shorter than the learning rate says, and all have one length: the run hardly moves." if not mild else "The optimizer divides by the gradient's size again, so that steps keep their length.",
+            f"{better} in place of {asked}: twice the largest of them, so that only an outlier is cut.",
         )  # fmt: skip
     return None
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from fivestep import seeds
-from fivestep.checks.before_loss import is_scale_free, maximizes, rates
+from fivestep.checks.asking import is_scale_free, maximizes, rates
 from fivestep.checks.before_model import dead_share, is_relu
 from fivestep.checks.findings import Finding
 from fivestep.checks.probe import Probe, copy_together

@@ -38,6 +38,7 @@ def subject_of(session: Any, predict_rows: Any = None) -> Subject:
             left_out={column.name: column.why for column in splits.columns.left_out if column.name not in splits.train.data.options["drop"]},
             used=tuple(typed.inputs),
             kinds={column.name: column.kind for column in typed.columns},
+            texts=read_from_text(typed),
             standardised=True,
         )
     method = getattr(getattr(splits.how, "how", None), "method", "indices")
@@ -84,6 +85,19 @@ def as_stored(typed: Any, name: str) -> Any:
     """A column's values in the precision it came with: a float32 column of a frame has lost what float32 cannot hold."""
     values = typed.values(name)
     return values.astype("float32") if values.dtype.kind == "f" and str(typed.table.column(name).dtype) == "Float32" else values
+
+
+def read_from_text(typed: Any) -> dict[str, list[str]]:
+    """Inputs that a frame or dict holds as text and that were read as numbers, each with the texts that are none; empty for text files, where all is text."""
+    if typed.table.lines is not None:
+        return {}
+    found = {}
+    for column in typed.columns:
+        held = typed.table.column(column.name)
+        if column.name in typed.inputs and column.kind == "number" and str(held.dtype) == "String":
+            read = typed.values(column.name)
+            found[column.name] = [text for text, value in zip(held.to_list(), read.tolist()) if text is not None and value != value]
+    return found
 
 
 def part_facts(source: Any, split_part: Any, together: bool) -> Part:
@@ -150,6 +164,5 @@ class Checks:
     def non_finite(self, error: Any) -> Finding:
         """A loss that stopped being finite, as a finding: of the inputs, of the loss itself, or of the steps before it."""
         code = {"inputs": "D03", "loss": "L21"}.get(error.origin, "T01")
-        return Finding(
-            code, "error", str(error), {"step": error.step, "layer": error.layer, "rows": list(error.rows[:20])}, "Every later weight would be NaN.", ""
-        )
+        evidence = {"step": error.step, "layer": error.layer, "rows": list(error.rows[:20])}
+        return Finding(code, "error", error.seen, evidence, "Every later weight would be NaN.", error.fix)

@@ -50,7 +50,7 @@ def rows_do_not_fit(splits: Any, model: nn.Module, refusal: Exception) -> Findin
             f"Give the model {splits.num_inputs} inputs (a class gets num_inputs), or say that it is meant: columns={{{counters[0].name!r}: \"number\"}}.",
         )  # fmt: skip
     texts = [name for name in data.typed.inputs if str(data.typed.table.column(name).dtype) == "String"]
-    if data.kind == "table" and "." not in str(data.origin) and texts:
+    if data.kind == "table" and data.typed.table.lines is None and texts:
         numbers = [column.name for column in data.typed.columns if column.name in texts and column.kind == "number"]
         if numbers:
             return Finding(

@@ -47,6 +47,7 @@ class Subject:
       for that many planned steps, None without a schedule.
     - `metrics` are the user's own functions, `f(outputs, targets)` with one tensor each where there is one; `metric_names` are the names asked for, theirs and
       ours; `default_metrics` says that none were chosen.
+    - `texts` names columns that a source with types of its own holds as text and that were read as numbers, each with the texts that are none.
     - `table` holds all raw columns by name, dropped ones included, in the order of the rows of the file; `used` are the feature columns,
       `left_out` says why the reader itself left others out (a row counter, an id), `kinds` says for
       each "number", "category", "date" or another word; `standardised` is True where columns are brought to one scale before the model.
@@ -91,6 +92,7 @@ class Subject:
     left_out: Mapping[str, str] = field(default_factory=dict)
     used: Sequence[str] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     standardised: bool = False
     split: str = "random"
     split_column: str | None = None

@@ -85,10 +85,14 @@ def count_examples(batch: Any) -> int:
 
 
 def mover(device: torch.device) -> Callable[[Any], Any]:
-    """A function that moves a nest of tensors to `device`; it does not wait for copies from pinned memory."""
+    """A function that moves a nest of tensors to `device`; it does not wait for copies to an accelerator.
+
+    A copy from an accelerator to the host is waited for: read before it is done, it would hold whatever lay there.
+    """
+    without_waiting = device.type != "cpu"
 
     def to_device(tensor: Any) -> Any:
-        return tensor.to(device, non_blocking=True)
+        return tensor.to(device, non_blocking=without_waiting)
 
     return lambda value: map_tensors(to_device, value)
 
@@ -166,7 +170,7 @@ class InMemoryBatches:
         if not self.shuffle:
             return self.data
         order = batch_order(self.num_rows, self.seed, n, True)
-        return Batch(*map_tensors(lambda tensor: tensor.index_select(0, order.to(tensor.device)), tuple(self.data)))
+        return Batch(*map_tensors(lambda tensor: tensor.index_select(0, order.to(tensor.device, non_blocking=True)), tuple(self.data)))
 
     def _views(self, data: tuple[Any, ...], begin: int, end: int) -> Iterator[Batch]:
         for first in range(begin, min(end, self.num_rows), self.batch_size):
@@ -178,7 +182,7 @@ class InMemoryBatches:
     def _plain(self, n: int, start: int) -> Iterator[Batch]:
         if self.chosen is not None:
             for rows in self._lists(n)[start:]:
-                yield Batch(*map_tensors(lambda tensor, rows=rows: tensor.index_select(0, rows.to(tensor.device)), tuple(self.data)))
+                yield Batch(*map_tensors(lambda tensor, rows=rows: tensor.index_select(0, rows.to(tensor.device, non_blocking=True)), tuple(self.data)))
             return
         data = self._gathered(n)
         size, inputs, targets, weights = self.batch_size, data.inputs, data.targets, data.weights

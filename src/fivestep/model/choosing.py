@@ -95,19 +95,18 @@ def batch_size_for(rows: int) -> int:
 
 
 def for_images(image_shape: Sequence[int], rows: int | None, classed: bool, mirrored: bool) -> Choice:
-    """3x3 convolutions with batch norm, one before the first halving and two before each later one, until a side is about 4; one cycle of AdamW."""
+    """Stages of one, two, then three 3x3 convolutions with batch norm and corrections, each twice as wide and halved at its end; one cycle of AdamW."""
     rows = 1_000 if rows is None else rows
     side = min(image_shape[1:])
-    # From 28 three halvings, from 16 and from 8 (where more would leave nothing to see) two.
-    halvings = min(6, max(1, math.ceil(math.log2(max(side, 2) / 4))))
-    halvings = max(2, halvings) if side >= 8 else halvings
+    halvings = min(6, max(3 if side >= 8 else 1, math.ceil(math.log2(max(side, 2) / 2))))  # until a side is about 2; from 8 to 1
+    first = 16 if side > 16 else 32  # the first stages see the most pixels, so they cost the most
     channels, pooled = [], []
     for stage in range(halvings):
-        channels += [min(24 * 2**stage, 192)] * (1 if stage == 0 else 2)
+        channels += [min(first * 2**stage, 128)] * min(stage + 1, 3)
         pooled.append(len(channels) - 1)
-    epochs = 60 if rows < 5_000 else 30 if rows < 20_000 else 8
+    epochs = 60 if rows < 5_000 else 30 if rows < 20_000 else 10
     settings: dict[str, Any] = {
-        "optimizer": {"name": "AdamW", "weight_decay": 1e-2},
+        "optimizer": {"name": "AdamW", "weight_decay": 5e-2},
         "lr": 5e-3,
         "scheduler": {"name": "OneCycleLR"},
         "batch_size": 32 if rows < 5_000 else 128,
@@ -115,13 +114,13 @@ def for_images(image_shape: Sequence[int], rows: int | None, classed: bool, mirr
         "patience": None,  # the rate has come down only at the end
     }
     if classed:  # the place or side of something may be what numbers say of an image
-        settings["augment"] = {"shift": min(max(1, side // 14), 16), "flip": mirrored}
+        settings["augment"] = {"shift": min(max(1, side // 28), 16), "flip": mirrored}
     told = f"moved by up to {settings['augment']['shift']} pixels{' and mirrored' if mirrored else ''}" if classed else "as they are"
     sentence = (
         f'model="auto": {rows:,} images of {" x ".join(map(str, image_shape))}, so "cnn" with channels {channels}, batch norm, images {told}; '
         f"AdamW in one cycle up to {settings['lr']:g} over {epochs} epochs, batches of {settings['batch_size']}."
     )
-    args = {"image_shape": [int(side) for side in image_shape], "channels": channels, "pooled": pooled, "dropout": 0.2}
+    args = {"image_shape": [int(side) for side in image_shape], "channels": channels, "pooled": pooled, "dropout": 0.2, "residual": 1}
     return Choice("cnn", args, sentence, settings)
 
 

@@ -251,10 +251,26 @@ def compare_paired(
             Evidence(None if by_outputs else task, None if by_outputs else predictions, targets, weights=weights, units=units, outputs=predictions)
             for predictions in (first, second)
         ]
-    values = [chosen.value(evidence) for evidence in pair]
-    resampled = resample({str(position): (evidence, chosen) for position, evidence in enumerate(pair) if evidence.finite}, units, samples, seed)
-    bounds = interval(resampled["0"] - resampled["1"], units.num_independent) if len(resampled) == 2 else None
-    return Difference(values[0] - values[1], *(bounds or (float("nan"), float("nan"))))
+    return _differences(chosen, pair[:1], pair[1], units, samples, seed)[0]
+
+
+def compare_losses(
+    losses: Sequence[Tensor], base: Tensor, *, groups: Tensor | None = None, blocks_of_time: Tensor | bool | None = None, samples: int = 1000, seed: int = 0
+) -> list[Difference]:
+    """For each of `losses` (n,): its mean minus that of `base` (n,), as `compare_paired("loss", ...)` tells it, with one set of resamples for all."""
+    units = make_units(len(base), groups=groups, times=blocks_of_time, seed=seed)
+    first, second = ([Evidence(None, units=units, loss=_losses_by_row(one, len(base))) for one in some] for some in (losses, [base]))
+    return _differences(LOSS, first, second[0], units, samples, seed)
+
+
+def _differences(metric: Metric, first: Sequence[Evidence], second: Evidence, units: Units, samples: int, seed: int) -> list[Difference]:
+    """The metric of each of `first` minus that of `second`, all on the same resamples."""
+    jobs = {position: (evidence, metric) for position, evidence in enumerate([second, *first]) if evidence.finite}
+    resampled, base, found = resample(jobs, units, samples, seed), metric.value(second), []
+    for position, evidence in enumerate(first, 1):
+        bounds = interval(resampled[position] - resampled[0], units.num_independent) if position in resampled and 0 in resampled else None
+        found.append(Difference(metric.value(evidence) - base, *(bounds or (float("nan"), float("nan")))))
+    return found
 
 
 def resample(jobs: Mapping[Any, tuple[Evidence, Metric]], units: Units, samples: int, seed: int) -> dict[Any, Tensor]:

@@ -118,25 +118,33 @@ class ResNet(nn.Module):
 class CNN(nn.Module):
     """For each of `channels` a 3x3 convolution, batch norm and ReLU, and halving by max pooling; then one linear layer over all that is left.
 
-    `pooled` are the layers, counted from 0, after which the image is halved (None: after every one).
+    `pooled` are the layers, counted from 0, after which the image is halved (None: after every one). With `residual` a layer that has as many channels as the
+    one before adds what it makes of them to them (He et al. 2016, "Deep Residual Learning for Image Recognition").
 
     forward(images): float32 `(batch, channels, height, width)`, or the same images flat `(batch, channels * height * width)` -> `(batch, num_outputs)`.
     `image_shape` is (channels, height, width).
     """
 
     def __init__(
-        self, image_shape: Sequence[int], num_outputs: int, channels: Sequence[int] = (24, 48, 96), dropout: float = 0.0, pooled: Sequence[int] | None = None
+        self,
+        image_shape: Sequence[int],
+        num_outputs: int,
+        channels: Sequence[int] = (24, 48, 96),
+        dropout: float = 0.0,
+        pooled: Sequence[int] | None = None,
+        residual: int = 0,
     ):
         super().__init__()
         self.image_shape = tuple(image_shape)
         depth, height, width = image_shape
         layers: list[nn.Module] = []
         for layer, next_depth in enumerate(channels):
-            # No bias, which the norm would subtract again. ceil_mode: a side of 1 stays 1, 7 becomes 4.
-            layers += [nn.Conv2d(depth, next_depth, 3, padding=1, bias=False), nn.BatchNorm2d(next_depth), nn.ReLU()]
+            # No bias, which the norm would subtract again.
+            convolution = [nn.Conv2d(depth, next_depth, 3, padding=1, bias=False), nn.BatchNorm2d(next_depth), nn.ReLU()]
+            layers += [Correction(*convolution)] if residual and depth == next_depth else convolution
             depth = next_depth
             if pooled is None or layer in pooled:
-                layers.append(nn.MaxPool2d(2, ceil_mode=True))
+                layers.append(nn.MaxPool2d(2, ceil_mode=True))  # a side of 1 stays 1, 7 becomes 4
                 height, width = (height + 1) // 2, (width + 1) // 2
         self.features = nn.Sequential(*layers)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
@@ -145,7 +153,24 @@ class CNN(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if images.dim() == 2:  # only flat rows are reshaped: (batch, height, width, channels) would be scrambled in silence
             images = images.unflatten(1, self.image_shape)
-        return self.head(self.dropout(self.features(images).flatten(1)))
+        return self.head(self.dropout(self.features(channels_together(images)).flatten(1)))
+
+
+class Correction(nn.Sequential):
+    """What its layers make of the features is added to them."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features + super().forward(features)
+
+
+def channels_together(images: Tensor) -> Tensor:
+    """The same images with the channels of a pixel side by side in memory (torch's channels_last): a step of a CNN takes three quarters of the time on a CPU.
+
+    Through flat rows and back, as images of one channel are in both orders at once: by the strides that a slice or a stack left, torch would choose the kernels
+    and with them the last bits.
+    """
+    by_pixel = images.permute(0, 2, 3, 1)
+    return by_pixel.flatten(1).unflatten(1, by_pixel.shape[1:]).permute(0, 3, 1, 2)
 
 
 class Ensemble(nn.Module):
@@ -387,6 +412,7 @@ BUILT_IN: dict[str, Architecture] = {
             "channels": Argument("ints", 1, 4096, [24, 48, 96], length=(0, 32)),
             **_SHARE,
             "pooled": Argument("ints", 0, 31, None, length=(0, 32)),
+            "residual": Argument("int", 0, 1, 0),
         },
         "3x3 convolutions, for images",
     ),

@@ -1,16 +1,15 @@
-"""The numbers behind the pictures of a trained model: where it errs, how sure it may be, what it looks at, and how far the splits differ.
+"""The numbers behind the pictures of a trained model: where it errs, how sure it may be, and for which groups of rows it is worse.
 
-Enters: a `Run` and the name of a split. Leaves: plain tensors and frozen rows, which `watch/plots.py` draws and `results/report.py` writes down. Nothing here
+Enters: a `Run` and the name of a split. Leaves: plain tensors and frozen rows, which `watch/plots.py` draws and `results/report_*.py` write down. Nothing here
 looks at a split that it was not asked for, and nothing moves a global random state.
 
-Axis letters: `n` rows, `c` classes or labels, `t` targets, `k` repeats.
+Axis letters: `n` rows, `c` classes or labels, `t` targets, `m` thresholds that occur.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fivestep import seeds
 from fivestep.errors import FivestepError, UsageError
 from fivestep.model import metrics as scoring
 from fivestep.model.evidence import IGNORED_LABEL
-from fivestep.results.predictor import ArrayRows
 
 CLASSED = ("binary", "multiclass", "multilabel")
-MOST_IMPORTANCE_ROWS = 2_000  # rows that permutation importance predicts again for each column; its interval says what fewer rows cost
-MOST_IMPORTANCE_COLUMNS = 100
-MOST_DRIFT_ROWS = 20_000  # rows of a split whose values are compared with the training rows
 FEW_GROUPS = 12  # a column with more values is no set of subgroups
 
 
@@ -263,139 +257,6 @@ def input_values(run: Any, split: str, row: int, names: Sequence[str]) -> list[A
     return [typed.values(name)[row] for name in names]
 
 
-# -- what the model looks at ---------------------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Importance:
-    """How much worse rows are predicted when a column's values are dealt anew among them: mean loss after minus before, with its 95 % interval over rows."""
-
-    name: str
-    value: float
-    low: float
-    high: float
-
-    @property
-    def matters(self) -> bool:
-        return self.low > 0
-
-
-@dataclass(frozen=True)
-class Importances:
-    """Permutation importance of each input column, the largest first; `loss_name` is what the values are in, `note` what was left out."""
-
-    rows: tuple[Importance, ...]
-    num_rows: int
-    repeats: int
-    loss_name: str
-    base: float
-    split: str
-    note: str = ""
-
-
-def importance(run: Any, split: str, *, repeats: int = 3, seconds: float = 2.0, seed: int = 0) -> Importances | str:
-    """Permutation importance (Breiman 2001) of each column of a table or of two-dimensional inputs; in words why there is none for others.
-
-    At most 2,000 rows are used; where a model is slow, fewer rows, so that about `seconds` are spent. A table's column is dealt anew as a whole, with all
-    inputs that were made of it. Columns that tell the same hide each other: each may look unimportant.
-    """
-    source = run._encoded[split]
-    inputs = getattr(source, "inputs", None)
-    columns = run._predictor.columns
-    if columns is None and not (isinstance(inputs, Tensor) and inputs.dim() == 2):
-        return "Importance is measured for tables and for arrays with one column for each input."
-    deal = seeds.generator(seed, "importance")
-    places = torch.randperm(len(source), generator=deal)[:MOST_IMPORTANCE_ROWS].sort().values
-    started = time.perf_counter()
-    base = predicted(run, split, places)
-    once = time.perf_counter() - started
-    if base is None:
-        return "The model's outputs are no prediction of the target, so nothing can be compared."
-    if len(base) < 10:
-        return f"{len(base)} rows are too few to tell."
-    names, permuted = permutable(run, split, inputs, base.places)
-    note = ""
-    if len(names) > MOST_IMPORTANCE_COLUMNS:
-        note = f"Of {len(names):,} columns the first {MOST_IMPORTANCE_COLUMNS} were measured."
-        names = names[:MOST_IMPORTANCE_COLUMNS]
-    share = seconds / max(once * len(names) * repeats, 1e-9)
-    if share < 1 and repeats > 1:
-        repeats, share = 1, share * repeats
-    if share < 1:
-        fewer = max(100, int(len(places) * share))
-        if fewer < len(places):
-            places = places[torch.randperm(len(places), generator=deal)[:fewer].sort().values]
-            base = predicted(run, split, places)
-            assert base is not None
-            _, permuted = permutable(run, split, inputs, base.places)
-    targets = run._targets(split)
-    resampling = dependence(run, split, base.places)
-    rows = []
-    for position, name in enumerate(names):
-        total = torch.zeros(len(base), dtype=torch.float64)
-        for _ in range(repeats):
-            values = run._predictor.decode(
-                run._predictor.outputs(ArrayRows(permuted(position, torch.randperm(len(base), generator=deal)))), probabilities=base.task in CLASSED
-            )
-            again = beside(run, split, base.places, values, targets[base.places])
-            if again is None:
-                return "With values dealt anew the model gives outputs that are not finite."
-            total += again.losses
-        difference = scoring.compare_paired("loss", None, total / repeats, base.losses, None, samples=500, seed=seed, **resampling)
-        rows.append(Importance(name, *difference))
-    rows.sort(key=lambda row: -row.value)
-    return Importances(tuple(rows), len(base), repeats, base.loss_name, float(base.losses.mean()), split, note)
-
-
-def permutable(run: Any, split: str, inputs: Any, places: Tensor) -> tuple[list[str], Callable[[int, Tensor], Any]]:
-    """Names of the columns, and a function (position, order) -> inputs in which that column's values stand in another order."""
-    columns = run._predictor.columns
-    if columns is None:
-        chosen = inputs[places]
-
-        def dealt(position: int, order: Tensor) -> Tensor:
-            changed = chosen.clone()
-            changed[:, position] = chosen[order, position]
-            return changed
-
-        return [f"input {position}" for position in range(inputs.shape[1])], dealt
-    part = run.splits.part(split)
-    numbers, codes = columns.raw(part.data.typed, part.indices[places].numpy())
-    where, width, category = [], 0, 0
-    for column in columns.inputs:
-        if column.is_category:
-            where.append((column.name, None, category))
-            category += 1
-        else:
-            where.append((column.name, slice(width, width + len(column.parts)), 0))
-            width += len(column.parts)
-    encoder = columns.encoder()
-
-    def dealt_table(position: int, order: Tensor) -> Any:
-        _, numeric, code = where[position]
-        other_numbers, other_codes = numbers, codes
-        if numeric is None:
-            other_codes = codes.clone()
-            other_codes[:, code] = codes[order, code]
-        else:
-            other_numbers = numbers.clone()
-            other_numbers[:, numeric] = numbers[order][:, numeric]
-        with torch.no_grad():
-            return encoder(other_numbers, other_codes)
-
-    return [name for name, _, _ in where], dealt_table
-
-
-def dependence(run: Any, split: str, places: Tensor) -> dict[str, Any]:
-    """`groups=` or `blocks_of_time=` for an interval on these rows of a split, as it was made; empty where rows were drawn one by one."""
-    splits, part = run.splits, run.splits.part(split)
-    for given, key in ((splits.group, "groups"), (splits.time, "blocks_of_time")):
-        values = splits.values_of(given, part)
-        if values is not None:
-            return {key: torch.as_tensor(np.unique(np.asarray(values)[places.numpy()], return_inverse=True)[1].astype("int64"))}
-    return {}
-
-
 # -- subgroups -----------------------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -470,99 +331,7 @@ def value_text(value: Any) -> str:
     return str(value)
 
 
-# -- drift between splits ------------------------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class ColumnDrift:
-    """One column in the training rows and in another split.
-
-    `distance` is between 0 (alike) and 1 (nothing in common): the largest gap between the two distribution functions for numbers (Kolmogorov and Smirnov),
-    half the sum of differences of shares for categories. `differs`: more than chance on so many rows and columns, and more than 0.1. `histograms` are shares
-    in common bins, training first.
-    """
-
-    name: str
-    kind: str
-    split: str
-    distance: float
-    differs: bool
-    histograms: tuple[tuple[float, ...], tuple[float, ...]]
-    missing: tuple[float, float]
-    told: tuple[str, str]
-
-
-def drift(splits: Any, *, with_target: bool = True, seed: int = 0) -> list[ColumnDrift]:
-    """Every column that the model sees, and the target of validation rows, in each split beside the training rows. A test split's targets are not looked at."""
-    if splits.train.data.kind != "table":
-        return []
-    columns = splits.columns
-    names = [column.name for column in columns.inputs]
-    others = [part for part in (splits.val, splits.test) if part is not None]
-    found = []
-    tests = max(1, len(others) * len(names))
-    for part in others:
-        for name in names + (list(columns.target_names) if with_target and part.name == "val" else []):
-            one = some_values(splits.train, name, seed)
-            other = some_values(part, name, seed)
-            kind = splits.train.data.typed.column(name).kind
-            found.append(compare_columns(name, kind, part.name, one, other, tests))
-    return found
-
-
-def some_values(part: Any, name: str, seed: int) -> np.ndarray:
-    rows = part.indices
-    if len(rows) > MOST_DRIFT_ROWS:
-        rows = rows[torch.randperm(len(rows), generator=seeds.generator(seed, "drift"))[:MOST_DRIFT_ROWS]]
-    return part.data.typed.values(name)[rows.numpy()]
-
-
-def compare_columns(name: str, kind: str, split: str, one: np.ndarray, other: np.ndarray, tests: int = 1) -> ColumnDrift:
-    """One column in two sets of rows. The limit of chance is 1 % over all `tests` together (Bonferroni)."""
-    level = 0.01 / tests
-    if one.dtype == object:
-        a, b = (["-" if value is None else str(value) for value in values] for values in (one, other))
-        texts, codes = np.unique(np.array(a + b, dtype=object).astype(str), return_inverse=True)
-        first, second = np.bincount(codes[: len(a)], minlength=len(texts)), np.bincount(codes[len(a) :], minlength=len(texts))
-        p, q = first / max(1, len(a)), second / max(1, len(b))
-        distance = float(np.abs(p - q).sum() / 2)
-        differs = chi_square_tail(first, second) < level
-        order = np.argsort(-p, kind="stable")[:20]
-        told = tuple(", ".join(f"{texts[at]} {share[at]:.0%}" for at in np.argsort(-share, kind="stable")[:2] if share[at] > 0) for share in (p, q))
-        missing = (float(np.mean([value is None for value in one])), float(np.mean([value is None for value in other])))
-        return ColumnDrift(name, kind, split, distance, bool(differs and distance > 0.1), (tuple(p[order].tolist()), tuple(q[order].tolist())), missing, told)  # type: ignore[arg-type]
-    missing = (float(np.isnan(one).mean()), float(np.isnan(other).mean()))
-    one, other = np.sort(one[np.isfinite(one)]), np.sort(other[np.isfinite(other)])
-    if not len(one) or not len(other):
-        return ColumnDrift(name, kind, split, 0.0, False, ((), ()), missing, ("", ""))
-    everything = np.concatenate([one, other])
-    gap = np.searchsorted(one, everything, side="right") / len(one) - np.searchsorted(other, everything, side="right") / len(other)
-    distance = float(np.abs(gap).max())
-    # P(D > d) <= 2 exp(-2 d^2 nm/(n+m)): Smirnov's limit
-    chance = math.sqrt(-math.log(level / 2) / 2 * (len(one) + len(other)) / (len(one) * len(other)))
-    low, high = np.percentile(everything, [1, 99])
-    edges = np.linspace(low, high if high > low else low + 1, 21)
-    shares = [np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0] / len(values) for values in (one, other)]
-    told = tuple(f"{values.mean():.4g} ± {values.std():.3g}" if kind in ("number", "boolean") else "" for values in (one, other))
-    return ColumnDrift(name, kind, split, distance, distance > max(chance, 0.1), (tuple(shares[0].tolist()), tuple(shares[1].tolist())), missing, told)  # type: ignore[arg-type]
-
-
-def chi_square_tail(first: np.ndarray, second: np.ndarray) -> float:
-    """P of a chi-square statistic of two rows of counts as large as this, were both drawn alike; rare values (expected below 5) are counted together."""
-    total = first + second
-    share = second.sum() / max(1, total.sum())
-    rare = total * min(share, 1 - share) < 5
-    if rare.any():
-        first, second = (np.append(counts[~rare], counts[rare].sum()) for counts in (first, second))
-        total = first + second
-    kept = total > 0
-    first, second, total = first[kept], second[kept], total[kept]
-    if len(total) < 2 or not first.sum() or not second.sum():
-        return 1.0
-    expected_first, expected_second = total * (1 - share), total * share
-    statistic = ((first - expected_first) ** 2 / expected_first + (second - expected_second) ** 2 / expected_second).sum()
-    half = torch.tensor([(len(total) - 1) / 2, statistic / 2], dtype=torch.float64)
-    return float(torch.special.gammaincc(half[0], half[1]))
+# -- what is drawn -------------------------------------------------------------------------------------------------------------------------------------------
 
 
 def drawn_part(run: Any) -> str:

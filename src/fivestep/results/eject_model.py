@@ -189,6 +189,8 @@ def plain_cnn(args: Mapping[str, Any], flat: bool) -> str:
     lines += [f"        self.dropout = nn.Dropout({literal(args['dropout'])})"] if args["dropout"] else []
     lines += [f"        self.head = nn.Linear({depth} * {height} * {width}, {args['num_outputs']})", "", "    def forward(self, images):"]
     lines += [f"        images = images.unflatten(1, {literal(tuple(args['image_shape']))})"] if flat else []
+    lines.append("        by_pixel = images.permute(0, 2, 3, 1)  # the channels of a pixel side by side in memory (channels_last), which is faster")
+    lines.append("        images = by_pixel.flatten(1).unflatten(1, by_pixel.shape[1:]).permute(0, 3, 1, 2)")
     features = "self.features(images).flatten(1)"
     lines.append(f"        return self.head({f'self.dropout({features})' if args['dropout'] else features})")
     return "\n".join(lines)

@@ -56,7 +56,9 @@ def chart(
     y_low, y_high = y_range or (widened(min(ys), max(ys), 0.04) if not log_y else (min(ys) / 1.1, max(ys) * 1.1))
     if level is not None and y_range is None:
         y_low, y_high = min(y_low, level), max(y_high, level)
+    y_ticks = log_ticks(y_low, y_high) if log_y else ticks(y_low, y_high, 5)
     left, right, top, bottom = 58, 12, 14, 44
+    left = max(left, 30 + 7 * max((len(tick_text(tick)) for tick in y_ticks), default=0))  # the axis' name stands left of the longest number
     frame_width, frame_height = width - left - right, height - top - bottom
 
     def at_x(value: float) -> float:
@@ -70,7 +72,7 @@ def chart(
         return top + frame_height - (min(max(value, low), high) - low) / (high - low) * frame_height
 
     parts = []
-    for tick in log_ticks(y_low, y_high) if log_y else ticks(y_low, y_high, 5):
+    for tick in y_ticks:
         y = at_y(tick)
         parts.append(f'<path class="grid" d="M{left} {y:.1f}H{width - right}"/><text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{tick_text(tick)}</text>')
     for tick in ticks(x_low, x_high, 6):

@@ -19,7 +19,7 @@ import numpy as np
 STYLE = """
 :root{--ink:#1b1f24;--soft:#57606a;--paper:#fff;--panel:#f5f6f8;--edge:#d0d7de;--link:#0757a8;
 --c1:#0072B2;--c2:#C24E00;--c3:#00795A;--c4:#9C4A82;--c5:#7A6A00;--c6:#2B6F9E;--good:#0b6b3a;--bad:#b3261e;--warn:#8a5300;--goodbg:#e3f4ea;--badbg:#fde8e6;--warnbg:#fff2dc;--heat:0,114,178;--wrong:213,94,0}
-@media (prefers-color-scheme:dark){:root{--ink:#e8eaed;--soft:#a9b1bb;--paper:#15181c;--panel:#1e2329;--edge:#3a424c;--link:#7cc0ff;
+@media screen and (prefers-color-scheme:dark){:root{--ink:#e8eaed;--soft:#a9b1bb;--paper:#15181c;--panel:#1e2329;--edge:#3a424c;--link:#7cc0ff;
 --c1:#56B4E9;--c2:#F0A040;--c3:#3CCB9E;--c4:#DE9CC4;--c5:#F0E442;--c6:#8FB8DE;--good:#6fdc9c;--bad:#ff9d94;--warn:#ffc46b;--goodbg:#123021;--badbg:#3d1a18;--warnbg:#38280f;--heat:86,180,233;--wrong:240,140,50}}
 *{box-sizing:border-box}
 html{scroll-behavior:smooth;-webkit-text-size-adjust:100%}
@@ -50,6 +50,7 @@ th,td{padding:.32rem .6rem;text-align:left;vertical-align:middle;border-bottom:1
 tbody tr:last-child>*{border-bottom:0}
 th{font-weight:600;background:var(--panel)}
 tbody th{position:sticky;left:0;max-width:11rem;overflow-wrap:anywhere}
+tbody th:not(.n){min-width:6rem}
 td.n,th.n{text-align:right;white-space:nowrap}
 td.w{min-width:11rem}
 td.long{overflow-wrap:anywhere;min-width:9rem;max-width:22rem}
@@ -87,8 +88,11 @@ details{margin:.5rem 0}summary{cursor:pointer;padding:.2rem 0;font-weight:600}
 .pictures span{font-size:.84rem;display:block;overflow-wrap:anywhere}
 footer{padding:1.5rem 1rem 2.5rem;font-size:.86rem;color:var(--soft)}
 @media (max-width:34rem){body{font-size:15px}th,td{padding:.28rem .45rem}h1{font-size:1.35rem}}
-@media print{:root{--ink:#000;--soft:#444;--paper:#fff;--panel:#f3f3f3;--edge:#bbb;--link:#000}
-body{font-size:10.5pt}nav{display:none}.scroll{overflow:visible;border:0}figure,tr,.finding,.tiles li{break-inside:avoid}h2,h3{break-after:avoid}
+@media print{:root{color-scheme:light;--ink:#000;--soft:#444;--paper:#fff;--panel:#f3f3f3;--edge:#bbb;--link:#000}
+body{font-size:9.5pt}nav{display:none}.scroll{overflow:visible;border:0}
+table{font-size:8pt}th,td{padding:.2rem .35rem;overflow-wrap:anywhere}td.n{overflow-wrap:normal}td.n,th.n,.tag{white-space:normal}thead th{min-width:3.6rem;font-size:7.5pt}tbody th:not(.n),td.long,td.w{min-width:0}
+.grid2{grid-template-columns:1fr 1fr}.tiles{grid-template-columns:repeat(5,1fr)}svg.spark{width:6.5rem}
+figure,tr,.finding,.tiles li{break-inside:avoid}h2,h3,h2+p,summary{break-after:avoid}
 details::details-content{content-visibility:visible;block-size:auto;opacity:1}pre{white-space:pre-wrap}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
 

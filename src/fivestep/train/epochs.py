@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fivestep import seeds
 from fivestep.data.batches import Batch, Batches
 from fivestep.errors import NonFiniteError
-from fivestep.train import compiled, loop
+from fivestep.train import compiled, loop, programs
 from fivestep.train.attributes import Attributes
 from fivestep.train.averaging import Average
 from fivestep.train.events import EpochEnded, RunEnded, RunStarted
@@ -79,7 +79,7 @@ class Plan:
     frozen: Sequence[nn.Module] = ()  # modules whose parameters are all frozen stay in eval(): BatchNorm would go on learning
     observers: Sequence[Callable[[Any], None]] = ()
     facts: dict[str, Any] = field(default_factory=dict)  # the settings, as observers are told them
-    program: compiled.Program | None = None  # the steps as machine code, in chunks; None: eager
+    program: programs.Program | None = None  # the steps as machine code, in chunks; None: eager
     may_be_infinite: frozenset[str] = frozenset()  # buffers that were infinite before the first step
     after_step: Callable[[Training], bool] | None = None  # checkpoints and signals; True ends the run at this step
     after_epoch: Callable[[Training], bool] | None = None
@@ -287,14 +287,15 @@ def check_weights(training: Training, losses: Sequence[float], may_be_infinite: 
     if training.scaler is None and not all(map(math.isfinite, losses)):
         step = training.step - len(losses) + next(k for k, loss in enumerate(losses) if not math.isfinite(loss)) + 1
         raise NonFiniteError(
-            f"The loss became {losses[step - 1 - training.step + len(losses)]} at step {step}. Lower lr, clip the gradients (clip_norm=1.0) or look at the inputs.",
+            f"The loss became {losses[step - 1 - training.step + len(losses)]} at step {step}.",
+            fix="Lower lr, clip the gradients (clip_norm=1.0) or look at the inputs.",
             step=step,
         )
     broken = first_broken(training, may_be_infinite)
     if broken is not None:
         raise NonFiniteError(
-            f"After step {training.step} (epoch {training.epoch}) {broken} is not finite: a gradient before was infinite or NaN. "
-            "Nothing of this is saved. Lower lr, or clip the gradients: clip_norm=1.0.",
+            f"After step {training.step} (epoch {training.epoch}) {broken} is not finite: a gradient before was infinite or NaN. Nothing of this is saved.",
+            fix="Lower lr, or clip the gradients: clip_norm=1.0.",
             step=training.step,
             layer=broken,
             origin="weights",

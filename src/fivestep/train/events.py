@@ -53,10 +53,14 @@ class EpochEnded:
 
 @dataclass(frozen=True)
 class RunEnded:
-    """The run is over: `reason` says in words why, `kept_epoch` whose weights the model holds now."""
+    """The run is over: `reason` says in words why, `kept_epoch` whose weights the model holds now.
+
+    `status`: "done", "stopped" (by a signal or Ctrl-C, and may be resumed) or "failed" (an error goes on to the caller). A process that is killed tells nothing.
+    """
 
     epoch: int
     step: int
     reason: str
     kept_epoch: int
     seconds: float
+    status: str = "done"

@@ -266,7 +266,8 @@ def evaluate(
     keep_outputs: bool = False,
 ) -> tuple[float, list[Any]]:
     """The mean loss over all batches, and the outputs of each batch where asked. Weighted by what each batch's mean is over, so the batching does not matter."""
-    total, weight_sum, kept = 0.0, 0.0, []
+    found: list[tuple[Any, Any]] = []  # of each batch, read after the last one: an accelerator is not waited for in between
+    kept = []
     with evaluating(model):
         for batch in batches:
             inputs, targets, weights = batch
@@ -277,15 +278,17 @@ def evaluate(
                     value = loss(outputs, targets) if weights is None else loss(outputs, targets, weights)
                 else:
                     value = compute(model, inputs, targets)
-            if isinstance(value, tuple):
-                total, weight_sum = total + float(value[0]), weight_sum + float(value[1])
-            else:
-                weight = weigh(batch)
-                weight = None if weight is None else float(weight)
-                if weight != 0:
-                    total, weight_sum = total + float(value) * (1.0 if weight is None else weight), weight_sum + (weight or 0.0)
+            found.append((map_tensors(Tensor.detach, value), None if isinstance(value, tuple) else weigh(batch)))
             if keep_outputs:
                 kept.append(outputs)
+    total, weight_sum = 0.0, 0.0
+    for value, weight in found:
+        if isinstance(value, tuple):
+            total, weight_sum = total + float(value[0]), weight_sum + float(value[1])
+        elif weight is None:
+            total += float(value)
+        elif (weight := float(weight)) != 0:  # a mean over nothing is 0/0
+            total, weight_sum = total + float(value) * weight, weight_sum + weight
     return (total / weight_sum if weight_sum else total), kept
 
 

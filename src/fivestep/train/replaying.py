@@ -68,7 +68,7 @@ def located(training: Training, plan: Plan, error: NonFiniteError, restore: Rest
 
 
 def with_more(error: NonFiniteError, sentence: str) -> NonFiniteError:
-    return NonFiniteError(str(error) + sentence, step=error.step, layer=error.layer, rows=error.rows, origin=error.origin)
+    return NonFiniteError(error.seen + sentence, step=error.step, layer=error.layer, rows=error.rows, origin=error.origin, fix=error.fix)
 
 
 def not_met_again(error: NonFiniteError, stands: str) -> NonFiniteError:
@@ -157,7 +157,8 @@ class Place:
             ),
             "loss": (
                 f"the outputs are finite{where and ', the loss is not' + where}, so the loss itself overflowed or took the log of zero",
-                "Use a loss that works on logits, or clamp inside your own loss.",
+                "Use the form that takes logits (BCEWithLogitsLoss for BCELoss, F.logsigmoid(x) for x.sigmoid().log(), log_softmax for softmax().log()), or keep the "
+                "argument of log, sqrt and / away from zero in your loss: p.clamp(1e-6, 1 - 1e-6).",
                 "loss",
             ),
             "gradient": (
@@ -168,7 +169,8 @@ class Place:
             "weights": (f"outputs, loss and gradients are finite, and after the update {self.name} is not", lower[0].upper() + lower[1:], "weights"),
         }[self.kind]
         return NonFiniteError(
-            f"Step {self.step} (epoch {self.epoch}) is not finite: {seen}. Nothing of this is saved; the model is {stands}. {fix}",
+            f"Step {self.step} (epoch {self.epoch}) is not finite: {seen}. Nothing of this is saved; the model is {stands}.",
+            fix=fix,
             step=self.step,
             layer=layer,
             rows=self.rows,

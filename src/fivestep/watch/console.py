@@ -58,7 +58,7 @@ class Lines:
         elif isinstance(event, EpochEnded):
             if event.epoch in (1, event.epochs) or event.epoch % max(1, event.epochs // 10) == 0:
                 self.say(epoch_line(event, time.perf_counter() - self.started))
-        elif isinstance(event, RunEnded):
+        elif isinstance(event, RunEnded) and event.status == "done":  # else whoever ends the run says why
             self.say(closing(self.session, event))
 
     def say(self, text: str) -> None:
@@ -95,7 +95,8 @@ class Progress:
                 self.best = event
         elif isinstance(event, RunEnded):
             self.close()
-            self.console.print(f"[bold]{escaped(closing(self.session, event))}[/]")
+            if event.status == "done":  # else whoever ends the run says why
+                self.console.print(f"[bold]{escaped(closing(self.session, event))}[/]")
 
     def open(self) -> None:
         from rich.live import Live
@@ -336,6 +337,8 @@ def memory(device: torch.device) -> str:
 
 
 def closing(session: Any, event: RunEnded) -> str:
+    if event.status != "done":
+        return f"{event.status.capitalize()} after {duration(event.seconds)} at step {event.step:,}: {event.reason}"
     kept = f"kept epoch {event.kept_epoch}" + (f", best {session.plan.monitor} on validation" if session.plan.keep == "best" else ", the last")
     return f"Done in {duration(event.seconds)}: {event.reason}; {kept}."
 

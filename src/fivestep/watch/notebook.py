@@ -54,6 +54,6 @@ def observer(session: Any) -> Callable[[Any], None]:
                 show(displays.bar(event.epoch / event.epochs), f"<div><small>{displays.text(line)}</small></div>", displays.curves(history), plain=line)
         elif isinstance(event, RunEnded):
             line = console.closing(session, event)
-            show(f"<div>{displays.text(line)}</div>", displays.curves(history, best=event.kept_epoch or None), plain=line)
+            show(f"<div>{displays.text(line)}</div>", displays.curves(history, best=event.kept_epoch or None if event.status == "done" else None), plain=line)
 
     return see

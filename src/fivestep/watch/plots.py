@@ -16,6 +16,8 @@ from fivestep.errors import UsageError
 from fivestep.figures import BLUE, COLOURS, GREEN, GREY, LINES, ORANGE, figure
 from fivestep.model.building import nearest
 from fivestep.results import diagnosis
+from fivestep.results.importance import importance
+from fivestep.results.predictor import ArrayRows
 
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 MOST_CLASSES = 20  # classes whose names and counts can still be read in a confusion matrix
@@ -120,7 +122,7 @@ def plot_over_one_input(run: Any) -> Any:
             everything.append(run._encoded[part].inputs[:, 0])
     low, high = float(torch.cat(everything).min()), float(torch.cat(everything).max())
     grid = torch.linspace(low, high, 300, dtype=run._encoded["train"].inputs.dtype)[:, None]
-    curve = run._predictor.decode(run._predictor.outputs(diagnosis.ArrayRows(grid)))
+    curve = run._predictor.decode(run._predictor.outputs(ArrayRows(grid)))
     axes.plot(grid[:, 0].double() * scale + center, np.asarray(curve, dtype=float).reshape(len(grid), -1)[:, 0], color="black", label="predicted")
     names = run.splits.train.data.target_names
     axes.set(xlabel=name, ylabel=names[0] if names else "target")
@@ -274,7 +276,7 @@ def plot_calibration(run: Any) -> Any:
 
 def plot_importance(run: Any) -> Any:
     """How much worse rows are predicted when a column's values are dealt anew among them, with 95 % intervals; the 20 largest."""
-    found = diagnosis.importance(run, diagnosis.drawn_part(run), seed=run._seed)
+    found = importance(run, diagnosis.drawn_part(run), seed=run._seed)
     if isinstance(found, str):
         raise UsageError(f'plot("importance"): {found}')
     rows = found.rows[:20][::-1]
@@ -309,7 +311,7 @@ def plot_boundary(run: Any) -> Any:
     plane = torch.cartesian_prod(*axis).to(inputs.dtype)
     if inputs.shape[1] > 2:  # marks of missing values stand beside the two numbers: none is missing here
         plane = torch.cat([plane, torch.zeros(len(plane), inputs.shape[1] - 2, dtype=plane.dtype)], 1)
-    outputs = run._predictor.outputs(diagnosis.ArrayRows(plane))
+    outputs = run._predictor.outputs(ArrayRows(plane))
     made, axes = figure()
     grid = [np.asarray(axis[k], dtype=float) * scale[k] + center[k] for k in (0, 1)]
     places = diagnosis.evenly(len(inputs), 2_000)

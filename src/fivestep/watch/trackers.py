@@ -15,6 +15,7 @@ from fivestep.errors import UsageError
 from fivestep.train.events import EpochEnded, RunEnded, RunStarted
 
 Observer = Callable[[Any], None]
+STATUS = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}  # how MLflow calls the ends of a run
 
 
 def tensorboard(folder: str | Path) -> Observer:
@@ -39,8 +40,9 @@ def tensorboard(folder: str | Path) -> Observer:
             for name, value in scalars(event).items():
                 writer.add_scalar(name, value, event.epoch)
             writer.flush()  # a run that is killed has written all epochs that ended
-        elif isinstance(event, RunEnded):
-            writer.add_text("ended", f"{event.reason}; kept epoch {event.kept_epoch}", event.epoch)
+        elif isinstance(event, RunEnded) and writer is not None:
+            kept = f"; kept epoch {event.kept_epoch}" if event.status == "done" else ""
+            writer.add_text("ended", f"{event.status}: {event.reason}{kept}", event.epoch)
             writer.close()
 
     return see
@@ -50,7 +52,7 @@ def mlflow(experiment: str = "fivestep", *, uri: str | None = None, name: str | 
     """An observer that records settings, losses, metrics and learning rates as a run of an MLflow experiment, one point an epoch.
 
     `uri` is the tracking server, or a folder as "file:///..." (MLflow 3 wants MLFLOW_ALLOW_FILE_STORE=true for that; None: MLflow's own default), `name` the run's name there; `run_id` goes on in a run that is there, for `fs.resume`.
-    Infinite and NaN values are left out, as not every store takes them. Raises UsageError where mlflow is not installed.
+    A run that is stopped by a signal ends as KILLED, one that fails as FAILED, and gone on with it is RUNNING again. Infinite and NaN values are left out, as not every store takes them. Raises UsageError where mlflow is not installed.
 
     >>> fs.fit(Net, splits, observers=[fs.watch.mlflow("houses", uri="http://localhost:5000")])  # doctest: +SKIP
     """
@@ -64,17 +66,20 @@ def mlflow(experiment: str = "fivestep", *, uri: str | None = None, name: str | 
 
     def see(event: Any) -> None:
         nonlocal run
-        if isinstance(event, RunStarted) and run is None:
+        if isinstance(event, RunStarted) and run_id is not None:
+            client.update_run(run_id, "RUNNING")
+        elif isinstance(event, RunStarted) and run is None:
             known = client.get_experiment_by_name(experiment)
             run = client.create_run(client.create_experiment(experiment) if known is None else known.experiment_id, run_name=name).info.run_id
             client.log_batch(run, params=[Param(key, str(value)[:500]) for key, value in flat(event.facts).items()])
         elif isinstance(event, EpochEnded):
             now = milliseconds()
             client.log_batch(run, [Metric(key.replace(",", " "), value, now, event.epoch) for key, value in scalars(event).items() if math.isfinite(value)])
-        elif isinstance(event, RunEnded):
-            client.set_tag(run, "kept_epoch", str(event.kept_epoch))
+        elif isinstance(event, RunEnded) and run is not None:
+            if event.status == "done":
+                client.set_tag(run, "kept_epoch", str(event.kept_epoch))
             client.set_tag(run, "ended", event.reason)
-            client.set_terminated(run, "FINISHED")
+            client.set_terminated(run, STATUS[event.status])
 
     return see
 

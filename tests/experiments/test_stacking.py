@@ -23,6 +23,11 @@ def test_the_plan_puts_what_shares_a_graph_together_and_tells_why_the_rest_is_al
     assert any("RMSprop has no stacked form" in group.reason for group in found.plan)
 
 
+def test_with_and_without_momentum_are_two_groups(splits: Any) -> None:
+    found = fs.sweep(Net, splits, {"optimizer.momentum": [0, 0.5, 0.9]}, seeds=2, optimizer="SGD", epochs=1, **QUIET)
+    assert sorted((group.how, len(group.jobs)) for group in found.plan) == [("stacked", 2), ("stacked", 4)]
+
+
 def test_what_is_bound_by_arithmetic_is_not_stacked() -> None:
     x, y = arrays(300)
     splits = fs.Splits((x.repeat(1, 8), y), val=0.2)

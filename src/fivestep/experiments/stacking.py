@@ -75,6 +75,8 @@ def signature(job: Job) -> str:
         kept["optimizer"] = {key: value for key, value in optimizer.items() if key not in OPTIMIZER_NUMBERS}
         if set(kept["optimizer"]) == {"name"}:
             kept["optimizer"] = kept["optimizer"]["name"]
+    # Without momentum SGD has no buffer: another step.
+    kept["momentum"] = isinstance(optimizer, Mapping) and bool(optimizer.get("momentum"))
     kept["clipped"] = job.settings.get("clip_norm") is not None
     return json.dumps(record(kept), sort_keys=True, default=str)
 

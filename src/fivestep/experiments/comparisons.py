@@ -52,7 +52,7 @@ def compare(*runs_or_folders: Any, split: str = "val", metric: str | None = None
             runs.count_look(one.folder, one.splits.fingerprint, "test")
     by_settings: dict[str, list[Run]] = {}
     for one in opened:
-        facts = {key: value for key, value in one.settings.asked.items() if key not in ("seed", "folder", "name")} | {"model": model_facts(one)}
+        facts = {key: value for key, value in one.settings.asked.items() if key not in ("seed", "folder", "name", "model_args")} | {"model": model_facts(one)}
         by_settings.setdefault(json.dumps(facts, sort_keys=True, default=str), []).append(one)
     tables = [json.loads(key) for key in by_settings]
     differing = [key for key in dict.fromkeys(key for table in tables for key in table) if len({json.dumps(table.get(key)) for table in tables}) > 1]
@@ -61,7 +61,7 @@ def compare(*runs_or_folders: Any, split: str = "val", metric: str | None = None
     for table, alike in zip(tables, by_settings.values()):
         found = [measure(one, metric, split) for one in alike]
         higher = found[0].higher_is_better
-        name = variants.label({key: flat(table.get(key)) for key in differing}) if differing else "as given"
+        name = variants.label({key: flat(table[key]) if key in table else "default" for key in differing}) if differing else "as given"
         if alike[0].folder is not None and len(alike) == 1:
             name = f"{alike[0].folder.name} ({name})"
         names = tuple(one.settings.asked.get("seed", 0) for one in alike)
@@ -102,6 +102,6 @@ def flat(value: Any) -> Any:
     if isinstance(value, dict):
         inner = {key: flat(one) for key, one in value.items() if key not in ("num_inputs", "num_outputs", "num_categories")}
         name = inner.pop("name", inner.pop("qualname", inner.pop("import", None)))
-        arguments = ",".join(f"{key}={one}" for key, one in inner.items())
-        return f"{name}({arguments})" if name and arguments else name or arguments
+        arguments = ",".join(one if key == "args" else f"{key}={one}" for key, one in inner.items() if one != "")
+        return f"{name}({arguments})" if name and arguments else name or arguments or ""
     return value

@@ -165,4 +165,6 @@ def refuse_sweep(folder: Path) -> None:
     if (folder / "sweep.json").exists():
         best = folder.with_name(f"{folder.name}-best")
         winner = f" Its winner is the run {best}." if best.is_dir() else ""
-        raise MissingInputError(f"{folder} is the folder of a sweep, not of a run.{winner} A sweep goes on by the call or command that began it, in the same place.")
+        raise MissingInputError(
+            f"{folder} is the folder of a sweep, not of a run.{winner} A sweep goes on by the call or command that began it, in the same place."
+        )

@@ -32,7 +32,9 @@ def choose(splits: Splits, ask: dict[str, Any]) -> choosing.Choice:
     if choice.model == "ensemble" and inputs is not None and not {"number_columns", "center", "scale"} & given.keys():
         center, scale = models.median_and_quartiles(inputs[:, numbers])
         args |= {"number_columns": numbers, "center": center, "scale": scale}
-    return replace(choice, args=args, settings=left_to_us(choice.settings, ask, splits))
+    said = ", ".join(f"{key}={ask[key]!r}" for key in choice.settings if ask[key] != "auto" and isinstance(ask[key], (str, int, float, dict)))
+    sentence = f"{choice.sentence} In place of these, as you said: {said}." if said else choice.sentence
+    return replace(choice, args=args, sentence=sentence, settings=left_to_us(choice.settings, ask, splits))
 
 
 def with_embeddings(splits: Splits) -> Splits:

@@ -412,6 +412,10 @@ class Sweep:
         return f"{name}, seed {trial.seed}: {score} ({trial.seconds:.2g} s, {trial.how})"
 
     def __repr__(self) -> str:
+        return self.told()
+
+    def told(self, width: int | None = None) -> str:
+        """As text, for a terminal of `width` characters (None: as wide as it is)."""
         if not self.trials:
             return f"Sweep: {len(self.jobs)} trainings, none has ended"
         lines = []
@@ -428,7 +432,7 @@ class Sweep:
             lines.append(f"Sweep of {model_name(self.make_model)}: {len(self.changes)} variants, {len(self.trials)} trainings, {self.seconds:.3g} s")
             comparison = self.comparison
             many = len(comparison.rows) > 20
-            lines.append(repr(replace(comparison, rows=comparison.rows[:20])) + (f"\n  ... and {len(comparison.rows) - 20} more in .table" if many else ""))
+            lines.append(replace(comparison, rows=comparison.rows[:20]).told(width) + (f"\n  ... and {len(comparison.rows) - 20} more in .table" if many else ""))
             lines += self._told_effects()
             refused = [trial for trial in self.trials if trial.status in ("refused", "diverged")]
             if refused:

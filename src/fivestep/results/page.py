@@ -90,7 +90,7 @@ footer{padding:1.5rem 1rem 2.5rem;font-size:.86rem;color:var(--soft)}
 @media (max-width:34rem){body{font-size:15px}th,td{padding:.28rem .45rem}h1{font-size:1.35rem}}
 @media print{:root{color-scheme:light;--ink:#000;--soft:#444;--paper:#fff;--panel:#f3f3f3;--edge:#bbb;--link:#000}
 body{font-size:9.5pt}nav{display:none}.scroll{overflow:visible;border:0}
-table{font-size:8pt}th,td{padding:.2rem .35rem;overflow-wrap:anywhere}td.n{overflow-wrap:normal}td.n,th.n,.tag{white-space:normal}thead th{min-width:3.6rem;font-size:7.5pt}tbody th:not(.n),td.long,td.w{min-width:0}
+table{font-size:8pt}th,td{padding:.2rem .35rem;overflow-wrap:anywhere}td.n{overflow-wrap:normal}td.n,th.n,.tag{white-space:normal}thead th{min-width:3.6rem;font-size:7.5pt;overflow-wrap:break-word}tbody th:not(.n),td.long,td.w{min-width:0}
 .grid2{grid-template-columns:1fr 1fr}.tiles{grid-template-columns:repeat(5,1fr)}svg.spark{width:6.5rem}
 figure,tr,.finding,.tiles li{break-inside:avoid}h2,h3,h2+p,summary{break-after:avoid}
 details::details-content{content-visibility:visible;block-size:auto;opacity:1}pre{white-space:pre-wrap}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}

@@ -52,7 +52,7 @@ def compare(*runs_or_folders: Any, split: str = "val", metric: str | None = None
             runs.count_look(one.folder, one.splits.fingerprint, "test")
     by_settings: dict[str, list[Run]] = {}
     for one in opened:
-        facts = {key: value for key, value in one.settings.asked.items() if key not in ("seed", "folder", "name")} | {"model": model_facts(one)}
+        facts = {key: value for key, value in one.settings.asked.items() if key not in ("seed", "folder", "name", "model_args")} | {"model": model_facts(one)}
         by_settings.setdefault(json.dumps(facts, sort_keys=True, default=str), []).append(one)
     tables = [json.loads(key) for key in by_settings]
     differing = [key for key in dict.fromkeys(key for table in tables for key in table) if len({json.dumps(table.get(key)) for table in tables}) > 1]

@@ -433,7 +433,9 @@ class Sweep:
             lines.append(f"Sweep of {model_name(self.make_model)}: {len(self.changes)} variants, {len(self.trials)} trainings, {self.seconds:.3g} s")
             comparison = self.comparison
             many = len(comparison.rows) > 20
-            lines.append(replace(comparison, rows=comparison.rows[:20]).told(width) + (f"\n  ... and {len(comparison.rows) - 20} more in .table" if many else ""))
+            lines.append(
+                replace(comparison, rows=comparison.rows[:20]).told(width) + (f"\n  ... and {len(comparison.rows) - 20} more in .table" if many else "")
+            )
             lines += aligned(effects) if (effects := self._effect_rows()) else []
             refused = [trial for trial in self.trials if trial.status in ("refused", "diverged")]
             if refused:

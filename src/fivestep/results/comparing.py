@@ -184,7 +184,9 @@ class Comparison:
         if width is not None and max(map(len, table)) > width:
             table = aligned([(line[0], line[1], line[5], line[3], line[4]) for line in lines])
         if width is not None and max(map(len, table)) > width:
-            table = [f"  {name}: {score}, {verdict}{f', {apart} to the best ({bounds})' if apart else ''}" for name, score, _, apart, bounds, verdict in lines[1:]]
+            table = [
+                f"  {name}: {score}, {verdict}{f', {apart} to the best ({bounds})' if apart else ''}" for name, score, _, apart, bounds, verdict in lines[1:]
+            ]
         return "\n".join([f"{self.split}, {'higher' if self.higher_is_better else 'lower'} is better", *table, *("  " + note for note in self.notes)])
 
     def __repr__(self) -> str:

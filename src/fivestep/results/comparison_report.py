@@ -50,7 +50,9 @@ def verdict(comparison: Any) -> str:
     elif comparison.better:
         look, told = "good", f"{best.name} is shown better than all {len(others)} others."
     elif close:
-        count = "the other one" if len(others) == 1 else f"all {len(others)} others" if len(close) == len(others) else f"{len(close)} of the {len(others)} others"
+        count = (
+            "the other one" if len(others) == 1 else f"all {len(others)} others" if len(close) == len(others) else f"{len(close)} of the {len(others)} others"
+        )
         look, told = "warn", f"{best.name} has the best score, but its lead over {count} could be luck."
     else:
         look, told = "warn", f"{best.name} stands alone: there is nothing to compare it with."

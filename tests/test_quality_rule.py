@@ -95,9 +95,11 @@ def test_images_whose_target_is_a_number_are_never_moved_nor_mirrored() -> None:
 # -- by name ---------------------------------------------------------------------------------------------------------------------------------------------------
 
 
-def test_every_chosen_part_can_be_said_by_name() -> None:
+def test_every_chosen_part_can_be_said_by_name(capsys) -> None:
     splits = table().split(seed=0)
-    run = fs.fit("auto", splits, model_args={"members": 2, "width": 16, "dropout": 0.0}, lr=0.01, batch_size=50, scheduler=None, **QUICK)
+    run = fs.fit("auto", splits, model_args={"members": 2, "width": 16, "dropout": 0.0}, lr=0.01, batch_size=50, scheduler=None, **QUICK | {"quiet": False})
+    told = " ".join(capsys.readouterr().err.split())
+    assert "In place of these, as you said: model.members=2, model.width=16, model.dropout=0.0, batch_size=50, lr=0.01, scheduler=None, epochs=2." in told
     assert isinstance(run.model, models.Ensemble) and run.model.members == 2 and run.settings.model["args"]["widths"] == [16, 16]
     assert run.history[0]["lr"] == [0.01] or run.history[0]["lr"] == 0.01
     assert not {"lr", "batch_size", "scheduler", "epochs"} & run.settings.chosen["auto"].keys()

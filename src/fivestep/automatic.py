@@ -32,9 +32,11 @@ def choose(splits: Splits, ask: dict[str, Any]) -> choosing.Choice:
     if choice.model == "ensemble" and inputs is not None and not {"number_columns", "center", "scale"} & given.keys():
         center, scale = models.median_and_quartiles(inputs[:, numbers])
         args |= {"number_columns": numbers, "center": center, "scale": scale}
-    said = ", ".join(f"{key}={ask[key]!r}" for key in choice.settings if ask[key] != "auto" and isinstance(ask[key], (str, int, float, dict)))
-    sentence = f"{choice.sentence} In place of these, as you said: {said}." if said else choice.sentence
-    return replace(choice, args=args, sentence=sentence, settings=left_to_us(choice.settings, ask, splits))
+    settings = left_to_us(choice.settings, ask, splits)
+    own = [f"model.{name}={value!r}" for name, value in given.items()]
+    own += [f"{name}={ask[name]!r}" for name in choice.settings if name not in settings and ask[name] != "auto"]
+    sentence = choice.sentence + (f" In place of these, as you said: {', '.join(own)}." if own else "")
+    return replace(choice, args=args, settings=settings, sentence=sentence)
 
 
 def with_embeddings(splits: Splits) -> Splits:

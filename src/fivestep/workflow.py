@@ -359,6 +359,7 @@ def load(path: str | Path, model: Any = None, *, sha256: str | None = None) -> M
     path = Path(path)
     if (path / "model.fivestep").is_dir():
         path = path / "model.fivestep"
+    runs.refuse_sweep(path)
     found = artifacts.read_artifact(path, expected=models.expected_of_recipe, sha256=sha256)
     return Model.from_artifact(found, model)
 

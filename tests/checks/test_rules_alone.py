@@ -15,6 +15,7 @@ from cases import blobs, case, classify, curve, language, mlp, pictures, regress
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import fivestep as fs
 from fivestep.checks.after import (
     TrainingStatistics,
     check_categories,
@@ -282,3 +283,12 @@ def test_findings_carry_values_not_tensors() -> None:
     for finding in check_before(subject_of(case(mlp(6, 1), "MSELoss", "regression", X, y[:, 0]))):
         assert isinstance(finding, Finding)
         json.dumps(finding.to_json(), allow_nan=False)
+
+
+def test_a_column_is_left_out_by_an_option_of_tables_and_by_the_columns_of_an_array():
+    x = torch.randn(120, 3, generator=torch.Generator().manual_seed(0))
+    (array,) = [finding for finding in fs.check("linear", fs.Data.arrays(x, x[:, 1:2] * 3).split()) if finding.code == "S05"]
+    assert "numpy.delete(x, 1, axis=1)" in array.fix
+    frame = {"a": x[:, 0].tolist(), "b": x[:, 1].tolist(), "y": (3 * x[:, 1]).tolist()}
+    (table,) = [finding for finding in fs.check("linear", fs.Data.table(frame, target="y").split()) if finding.code == "S05"]
+    assert "drop=['b']" in table.fix

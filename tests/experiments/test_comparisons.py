@@ -33,6 +33,12 @@ def test_runs_with_other_seeds_are_one_variant_and_runs_on_other_rows_are_refuse
         fs.compare(runs[0], other)
 
 
+def test_rows_are_named_by_the_model_and_by_what_was_said_of_it(splits: Any) -> None:
+    told = [fs.fit(Net, splits, epochs=1, **QUIET), fs.fit(Net, splits, model_args={"width": 8}, optimizer={"name": "SGD", "momentum": 0.9}, epochs=1, **QUIET)]
+    names = {row.name for row in fs.compare(*told).rows}
+    assert names == {"model=Net optimizer=default", "model=Net(width=8) optimizer=SGD(momentum=0.9)"}
+
+
 def test_a_comparison_on_test_rows_counts_a_look_for_each_run(splits: Any, tmp_path: Path) -> None:
     runs = [fs.fit(Net, splits, lr=lr, epochs=1, quiet=True, device="cpu", folder=tmp_path) for lr in (0.01, 0.02)]
     fs.compare(*runs, split="test")

@@ -266,3 +266,25 @@ def test_a_sweep_draws_its_pictures(splits: Any, kind: str) -> None:
     assert found.plot(kind).axes[0].get_ylabel()
     with pytest.raises(fs.UsageError, match="not known"):
         found.plot("cake")
+
+
+def test_a_refused_sweep_leaves_no_folder_behind(splits: Any, tmp_path: Path) -> None:
+    for stack in (True, False):
+        with pytest.raises(fs.errors.FivestepError):
+            fs.sweep("mlp", splits, {"lr": [0.01, 0.1]}, optimizer="NoSuch", stack=stack, epochs=1, quiet=True, folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweeps_folder_of_another_version_is_told_as_such(splits: Any, tmp_path: Path) -> None:
+    from fivestep.experiments.sweeps import read_sweep
+
+    found = fs.sweep("linear", splits, {"lr": [0.01, 0.1]}, epochs=1, quiet=True, folder=tmp_path)
+    assert found.folder is not None
+    trial = next((found.folder / "trials").iterdir())
+    trial.write_text(trial.read_text().replace('"resampled"', '"other"'))
+    with pytest.raises(fs.errors.ArtifactError, match="another version"):
+        read_sweep(found.folder)
+    table = found.folder / "sweep.json"
+    table.write_text(table.read_text().replace('"fold_ratio"', '"other"'))
+    with pytest.raises(fs.errors.ArtifactError, match="no fold_ratio"):
+        read_sweep(found.folder)

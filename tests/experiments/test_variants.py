@@ -8,6 +8,7 @@ import pytest
 from swept import QUIET, Net
 
 import fivestep as fs
+from fivestep import workflow
 from fivestep.experiments import variants
 
 
@@ -48,3 +49,9 @@ def test_random_draws_lie_in_their_ranges_and_depend_on_the_seed_alone() -> None
     assert {one["model.width"] for one in drawn} == {3, 4, 5, 6}
     below = sum(one["lr"] < 10**-2.5 for one in drawn)
     assert all(1e-4 <= one["lr"] <= 1e-1 for one in drawn) and 70 < below < 130  # half of them below the middle of the decades
+
+
+def test_a_name_that_other_libraries_use_is_answered_with_ours(splits: Any) -> None:
+    for given, ours in (("learning_rate", "'lr'"), ("weight_decay", "'optimizer.weight_decay'"), ("momentum", "'optimizer.momentum'")):
+        with pytest.raises(fs.errors.UsageError, match=f"Did you mean {ours}"):
+            variants.applied({}, {given: 0.1}, workflow.defaults())

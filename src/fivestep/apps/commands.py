@@ -404,6 +404,7 @@ def describe_path(path: Path) -> dict[str, Any]:
 
     if not path.exists():
         raise MissingInputError(f"There is no run or artifact at {path}.")
+    runs.refuse_sweep(path)
     facts: dict[str, Any] = {}
     model_path = path
     if (path / "settings.json").exists():

@@ -142,7 +142,7 @@ def id_like(subject: Subject, probe: Probe) -> Finding | None:
             continue
         return Finding(
             "D13", "note", f"{column.name} holds {column.distinct} whole numbers, each other than all the rest.", {"column": column.name},
-            "If it is an id, it is learnt by heart and says nothing about new rows.", f"If it is an id: drop=[{column.name!r}].",
+            "If it is an id, it is learnt by heart and says nothing about new rows.", f"If it is an id: {column.left_out}.",
         )  # fmt: skip
     return None
 
@@ -170,7 +170,7 @@ def rule_d13(subject: Subject, probe: Probe) -> Finding | None:
             return Finding(
                 "D13", "warning", f"{column.name} numbers the rows from {ordered[0]:g} to {ordered[-1]:g}, and targets of neighbouring numbers are alike (correlation {correlation:.2f}).",
                 {"column": column.name, "correlation": correlation},
-                "The model learns the order of the file: a perfect score here, none on new rows.", f"Leave it out: drop=[{column.name!r}].",
+                "The model learns the order of the file: a perfect score here, none on new rows.", f"Leave it out: {column.left_out}.",
             )  # fmt: skip
     return id_like(subject, probe)
 

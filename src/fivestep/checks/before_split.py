@@ -265,7 +265,7 @@ def rule_s04(subject: Subject, probe: Probe) -> Finding | None:
         return Finding(
             "S04", "warning", f"{columns[best].name} {seen}.", {"column": columns[best].name, "auc": scores[best], "next": second},
             "Such a column is usually written after the outcome is known: at prediction time it is empty.",
-            f"Ask when it is known; if after the outcome: drop=[{columns[best].name!r}].",
+            f"Ask when it is known; if after the outcome: {columns[best].left_out}.",
         )  # fmt: skip
     return None
 
@@ -295,7 +295,7 @@ def rule_s05(subject: Subject, probe: Probe) -> Finding | None:
         if away < tolerance or bent:
             return Finding(
                 "S05", "warning", f"{column.name} is the target itself" + (", bent by a growing function." if bent else " (in another unit or the same)."), {"column": column.name, "away": away},
-                "The score is perfect, and useless: at prediction time this column is not known.", f"Leave it out: drop=[{column.name!r}].",
+                "The score is perfect, and useless: at prediction time this column is not known.", f"Leave it out: {column.left_out}.",
             )  # fmt: skip
     return None
 

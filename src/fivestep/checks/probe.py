@@ -51,6 +51,12 @@ class Column:
     dtype: str
     used: bool = True
     kind: str = "number"
+    place: int | None = None  # in a matrix of inputs; None for a column of a table
+
+    @property
+    def left_out(self) -> str:
+        """How a user leaves it out: an option of tables, or the columns of an array that stay."""
+        return f"drop=[{self.name!r}]" if self.place is None else f"give the model numpy.delete(x, {self.place}, axis=1)"
 
     @cached_property
     def finite(self) -> numpy.ndarray:
@@ -306,7 +312,9 @@ class Probe:
                 continue
             joined = joined[self.column_order]
             prefix = "column" if len(tensors[0]) == 1 else f"input {place} column"
-            found += [Column(f"{prefix} {number}", joined[:, number].astype(numpy.float64), str(joined.dtype)) for number in range(joined.shape[1])]
+            found += [
+                Column(f"{prefix} {number}", joined[:, number].astype(numpy.float64), str(joined.dtype), place=number) for number in range(joined.shape[1])
+            ]
         return found
 
     @cached_property

@@ -61,7 +61,8 @@ def compare(*runs_or_folders: Any, split: str = "val", metric: str | None = None
     for table, alike in zip(tables, by_settings.values()):
         found = [measure(one, metric, split) for one in alike]
         higher = found[0].higher_is_better
-        name = variants.label({key: flat(model_beside(table, tables) if key == "model" else table[key]) for key in differing if key in table})
+        told = {key: model_beside(table, tables) if key == "model" else table.get(key, "default") for key in differing}
+        name = variants.label({key: flat(value) for key, value in told.items()})
         if alike[0].folder is not None and len(alike) == 1:
             name = f"{alike[0].folder.name} ({name})"
         names = tuple(one.settings.asked.get("seed", 0) for one in alike)
@@ -109,6 +110,6 @@ def flat(value: Any) -> Any:
     if isinstance(value, dict):
         inner = {key: flat(one) for key, one in value.items() if one is not None and key not in ("num_inputs", "num_outputs", "num_categories")}
         name = inner.pop("name", inner.pop("qualname", inner.pop("import", None)))
-        arguments = ",".join(f"{key}={one}" for key, one in inner.items())
-        return f"{name}({arguments})" if name and arguments else name or arguments
+        arguments = ",".join(one if key == "args" else f"{key}={one}" for key, one in inner.items() if one != "")
+        return f"{name}({arguments})" if name and arguments else name or arguments or ""
     return value

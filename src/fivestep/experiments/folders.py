@@ -6,12 +6,14 @@ own; what has ended is read back from its files, so the same call goes on after 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from fivestep import files
+from fivestep.errors import ArtifactError
 from fivestep.experiments.stacking import Group, Job
 from fivestep.experiments.trials import Trial, job_name
 from fivestep.results import runs
@@ -70,10 +72,22 @@ def read_trials(folder: Path | None, jobs: Sequence[Job]) -> dict[str, Trial]:
     for job in jobs if folder is not None else ():
         table = runs.read(folder / "trials", f"{job.name}.json")  # type: ignore[operator]
         if table is not None:
-            found[job.name] = Trial(
-                **table | {"resampled": None if table["resampled"] is None else tuple(table["resampled"]), "curve": tuple(map(tuple, table["curve"]))}
-            )
+            found[job.name] = trial_from(table, folder / "trials" / f"{job.name}.json")  # type: ignore[operator]
     return found
+
+
+def trial_from(table: dict[str, Any], path: Path) -> Trial:
+    """What `keep_trial` wrote. Raises ArtifactError for what another version wrote."""
+    try:
+        return Trial(**table | {"resampled": None if table["resampled"] is None else tuple(table["resampled"]), "curve": tuple(map(tuple, table["curve"]))})
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(f"{path} was written by another version of fivestep ({error}). Sweep again under another name=, or with that version.") from error
+
+
+def remove_refused(folder: Path) -> None:
+    """A sweep's folder in which no training could begin: nothing in it is worth keeping, and it would be in the way of the corrected call."""
+    if not any((path / "settings.json").exists() for path in folder.iterdir() if path.is_dir()):
+        shutil.rmtree(folder)
 
 
 def read_all_trials(folder: Path) -> list[Trial]:
@@ -81,7 +95,8 @@ def read_all_trials(folder: Path) -> list[Trial]:
     stubs = []
     for path in sorted((folder / "trials").glob("v*.json")):
         table = runs.read(path.parent, path.name)
-        stubs.append(Job(table["variant"], table["seed"], {}, None, table["fold"]))
+        one = trial_from(table, path)
+        stubs.append(Job(one.variant, one.seed, {}, None, one.fold))
     return list(read_trials(folder, stubs).values())
 
 

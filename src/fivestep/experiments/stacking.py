@@ -8,9 +8,8 @@ depends on the model and the data, never on a clock.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,12 +17,14 @@ from torch import nn
 
 from fivestep import workflow
 from fivestep.data.batches import tensors_of
-from fivestep.feeding import evaluation_rows
-from fivestep.preparing import Session, prepare
+from fivestep.experiments.memory import Allocations, available_bytes
+from fivestep.feeding import evaluation_batches, evaluation_rows, weigher
+from fivestep.preparing import Session, choose_device, prepare
 from fivestep.settings import record
 from fivestep.train import loop
-from fivestep.train.population import Member, Population, why_alone
-from fivestep.train.tracing import Unstackable, peak_bytes
+from fivestep.train.population import Member, Population, Validation
+from fivestep.train.stackable import why_alone
+from fivestep.train.tracing import Unstackable
 
 # What may differ between members of one stack: numbers beside each weight, and what each member's own objects decide.
 NUMBERS = ("lr", "seed", "scheduler", "clip_norm", "patience")
@@ -74,6 +75,8 @@ def signature(job: Job) -> str:
         kept["optimizer"] = {key: value for key, value in optimizer.items() if key not in OPTIMIZER_NUMBERS}
         if set(kept["optimizer"]) == {"name"}:
             kept["optimizer"] = kept["optimizer"]["name"]
+    # Without momentum SGD has no buffer: another step.
+    kept["momentum"] = isinstance(optimizer, Mapping) and bool(optimizer.get("momentum"))
     kept["clipped"] = job.settings.get("clip_norm") is not None
     return json.dumps(record(kept), sort_keys=True, default=str)
 
@@ -108,12 +111,35 @@ def joined(groups: Sequence[Group]) -> list[Group]:
 
 
 def plan_alike(make_model: Any, jobs: Sequence[Job], *, force: bool, same_order: bool, otherwise: str) -> list[Group]:
-    """Groups of jobs with one signature: two of them are built and their first step traced, which finds what cannot be stacked, the memory and the arithmetic."""
+    """Groups of jobs with one signature: two of them are built and make their first step, which finds what cannot be stacked, the memory and the arithmetic."""
     folds = any(job.fold is not None for job in jobs)
     shared = not folds and (same_order or len({job.seed for job in jobs}) == 1)
-    probes = [jobs[0], jobs[-1]]
     try:
+        flops, per_member, device = tried(make_model, [jobs[0], jobs[-1]], shared, force, otherwise)
+    except Unstackable as told:
+        return [Group(tuple(jobs), otherwise, str(told))]
+    most = max(1, min(MOST_MEMBERS, int(SHARE_OF_MEMORY * available_bytes(device) / max(1.0, per_member))))
+    if most < 2:
+        return [Group(tuple(jobs), otherwise, f"one member needs {per_member / 1e6:,.0f} MB")]
+    count = -(-len(jobs) // most)
+    size = -(-len(jobs) // count)
+    told = f"one graph, {flops / 1e6:.2g} million multiplications and additions a forward pass, {per_member / 1e6:.2g} MB a member"
+    told += "" if shared else "; each has its own rows in its own order" if folds else "; each has its own order of rows"
+    if count > 1:
+        told += f"; {len(jobs)} cut into {count} to fit the memory" if most < MOST_MEMBERS else f"; at most {MOST_MEMBERS} at once"
+    return [Group(tuple(jobs[start : start + size]), "stacked", told, shared) for start in range(0, len(jobs), size)]
+
+
+def tried(make_model: Any, probes: Sequence[Job], shared: bool, force: bool, otherwise: str) -> tuple[int, float, torch.device]:
+    """-> (arithmetic of a forward pass, bytes that one more member takes, device), from building and moving two members. Raises Unstackable with the reason.
+
+    The bytes are the most that were taken at once beyond the rows that all share: weights, tracing, one step with the optimizer's state, and one block of validation rows.
+    """
+    with Allocations(choose_device(probes[0].settings.get("device", "auto"))) as seen:
         sessions = [session_of(make_model, job, checks=False) for job in probes]
+        if probes[0].splits is probes[-1].splits:
+            share_rows(sessions[-1], sessions[0])
+        before = seen.mark() if shared else 0  # of folds each member has its own rows, which count too
         members = [Member(session.training, session.plan) for session in sessions]
         reason = why_alone(members)
         if reason is not None:
@@ -124,30 +150,32 @@ def plan_alike(make_model: Any, jobs: Sequence[Job], *, force: bool, same_order:
                 f"a forward pass does {flops / 1e6:.0f} million multiplications and additions, more than the {MOST_FLOPS / 1e6:.0f} million up to which stacking gains"
                 + ("" if otherwise == "workers" else "; worker processes gain on several cores (workers=2)")
             )
-        population = Population(members, shared=shared)
-        graph = population.prepare()
-        population.release()
-    except Unstackable as told:
-        return [Group(tuple(jobs), otherwise, str(told))]
-    weights = population.stack.flat.numel() // population.stack.K * population.stack.flat.element_size()
-    batch_rows = getattr(sessions[0].plan.batches, "batch_size", 1)
-    seen_at_once = max(
-        [batch_rows, *(len(rows) for rows in evaluation_rows(sessions[0].encoded["val"]))] if shared and "val" in sessions[0].encoded else [batch_rows]
-    )
-    per_member = (
-        peak_bytes(graph) / 2 * max(1.0, seen_at_once / batch_rows) + 8 * weights
-    )  # weights, gradient, two moments, the best so far, the direction, rates beside each weight
-    per_member += 0 if shared else 2 * sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(tuple(sessions[0].plan.batches.data)))  # type: ignore[attr-defined]
-    most = max(1, min(MOST_MEMBERS, int(SHARE_OF_MEMORY * available_bytes(sessions[0].device) / max(1.0, per_member))))
-    if most < 2:
-        return [Group(tuple(jobs), otherwise, f"one member needs {per_member / 1e6:,.0f} MB")]
-    count = -(-len(jobs) // most)
-    size = -(-len(jobs) // count)
-    told = f"one graph, {flops / 1e6:.2g} million multiplications and additions a forward pass, {per_member / 1e6:.2g} MB a member"
-    told += "" if shared else "; each has its own rows in its own order" if folds else "; each has its own order of rows"
-    if count > 1:
-        told += f"; {len(jobs)} cut into {count} to fit the memory" if most < MOST_MEMBERS else f"; at most {MOST_MEMBERS} at once"
-    return [Group(tuple(jobs[start : start + size]), "stacked", told, shared) for start in range(0, len(jobs), size)]
+        validation = shared_validation(sessions[0]) if shared else None
+        population = Population(members, shared=shared, validation=None if validation is None else replace(validation, batches=validation.batches[:1]))
+        population.prepare()
+        population.try_step()
+        weights = population.stack.flat.numel() * population.stack.flat.element_size()
+        taken = seen.most - before + weights  # which the modules held before the stack did
+    return flops, taken / len(probes), sessions[0].device
+
+
+def shared_validation(first: Session) -> Validation | None:
+    """The validation rows in memory, where the members are scored by nothing but the loss on the same rows."""
+    if first.plan.validate is None or first.plan.monitor != "loss" or first.arguments["metrics"] is not None or "val" not in first.encoded:
+        return None
+    source = first.encoded["val"]
+    if not hasattr(source, "inputs"):
+        return None
+    dtype = next(parameter.dtype for parameter in first.training.model.parameters() if parameter.is_floating_point())
+    return Validation(list(evaluation_batches(source, evaluation_rows(source), first.device, dtype)), weigher(first.loss))
+
+
+def share_rows(session: Session, first: Session) -> None:
+    """Training rows that are equal are held once: a session copies them out of the user's arrays, and K copies would be all that a large group holds."""
+    mine, its = tensors_of(tuple(session.plan.batches.data)), tensors_of(tuple(first.plan.batches.data))  # type: ignore[attr-defined]
+    if len(mine) == len(its) and all(one.dtype == other.dtype and torch.equal(one, other) for one, other in zip(mine, its)):
+        session.plan.batches.data = first.plan.batches.data  # type: ignore[attr-defined]
+        session.encoded["train"] = first.encoded["train"]
 
 
 def session_of(make_model: Any, job: Job, *, checks: bool) -> Session:
@@ -165,20 +193,3 @@ def forward_flops(session: Session) -> int:
     with FlopCounterMode(display=False) as counter, loop.evaluating(session.training.model):
         loop.forward(session.training.model, batch.inputs)
     return counter.get_total_flops()
-
-
-def available_bytes(device: torch.device) -> int:
-    """Memory that is free now, on this device."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        with open("/proc/meminfo") as file:
-            for line in file:
-                if line.startswith("MemAvailable"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (AttributeError, ValueError, OSError):
-        return 4 << 30

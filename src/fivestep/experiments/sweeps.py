@@ -24,7 +24,7 @@ from torch import nn
 from fivestep import displays, files, workflow
 from fivestep.data.data import Data, Part, Splits, as_data, as_splits
 from fivestep.data.splits import fold_indices
-from fivestep.errors import FivestepError, Interrupted, MissingInputError, SettingsError, TrainingError, UsageError
+from fivestep.errors import ArtifactError, FivestepError, Interrupted, MissingInputError, SettingsError, TrainingError, UsageError
 from fivestep.experiments import folders, stacking, variants
 from fivestep.experiments.pruning import Halving, Prune
 from fivestep.experiments.stacking import Group, Job
@@ -234,10 +234,10 @@ class Sweep:
                         say(f"  [{len(ended)}/{len(self.jobs)}] {self._told(trial)}")
                 if len(group.jobs) > 8 and group.how == "stacked":
                     say(f"  [{len(ended)}/{len(self.jobs)}] {len(group.jobs)} ended, after {clock.perf_counter() - began:.3g} s")
+            if errors and all(trial.status == "refused" for trial in ended.values()):
+                raise errors[0]  # not one variant could be trained: the reason is the answer
         self.trials = [ended[job.name] for job in self.jobs]
         self.seconds = clock.perf_counter() - began
-        if errors and all(trial.status == "refused" for trial in self.trials):
-            raise errors[0]  # not one variant could be trained: the reason is the answer
         say(f"{len(self.trials)} trainings in {self.seconds:.3g} s" + (f", kept in {self.folder}" if self.folder is not None else ""))
         return self
 
@@ -254,12 +254,20 @@ class Sweep:
             yield
             return
         self.folder = folders.found_again(Path(parent), name, self.kind, self.fingerprint, self.jobs)
+        new = self.folder is None
         if self.folder is None:
             self.folder = folders.begin(Path(parent), name, self.kind, self.fingerprint, changes=self.changes, given=self.given, jobs=self.jobs)
         else:
             say(f"going on in {self.folder}")
-        with files.Lock(self.folder):
-            yield
+        try:
+            with files.Lock(self.folder):
+                yield
+        except Interrupted:
+            raise
+        except FivestepError:
+            if new and all(trial.status == "refused" for trial in folders.read_trials(self.folder, self.jobs).values()):
+                folders.remove_refused(self.folder)
+            raise
 
     @contextlib.contextmanager
     def _stopped_by_signals(self) -> Any:
@@ -481,6 +489,14 @@ def read_sweep(folder: str | Path) -> Sweep:
     table = runs.read(folder, "sweep.json")
     if table is None:
         raise MissingInputError(f"{folder} is no sweep's folder: it holds no sweep.json.")
+    written_by = table.get("format")
+    lacking = [key for key in ("kind", "variants", "settings", "trainings", "fold_ratio") if key not in table]
+    if written_by != folders.FORMAT or lacking:
+        what = f"format {written_by}, and this version reads {folders.FORMAT}" if written_by != folders.FORMAT else f"no {', '.join(lacking)} in its sweep.json"
+        raise ArtifactError(
+            f"{folder} was written by another version of fivestep ({what}), so its table cannot be told from its files. The runs in it can still be opened "
+            "(fs.resume, fivestep report RUN); or call the sweep again under another name."
+        )
     if (folder / "study.journal").exists():
         raise UsageError(
             f"{folder} is an Optuna study's folder. Call the sweep again with the same arguments: it trains nothing twice, and its report() is there."

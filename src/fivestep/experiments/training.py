@@ -6,7 +6,8 @@ did. A stacked group leaves its trials together, all scored in one pass over the
 
 from __future__ import annotations
 
-import concurrent.futures
+import functools
+import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -15,16 +16,16 @@ from typing import Any
 
 from fivestep import workflow
 from fivestep.errors import FivestepError
+from fivestep.experiments import processes
 from fivestep.experiments.pruning import Halving, Prune
 from fivestep.experiments.stack_checkpoints import StackKeeper
-from fivestep.experiments.stacking import Group, Job, session_of
-from fivestep.experiments.trials import Trial, begin_worker, curve_of, fit_job, trial_of
-from fivestep.feeding import evaluation_batches, evaluation_rows, weigher
+from fivestep.experiments.stacking import Group, Job, session_of, share_rows, shared_validation
+from fivestep.experiments.trials import Trial, curve_of, fit_job, trial_of
 from fivestep.preparing import Session
 from fivestep.results.measuring import measure, measure_all
-from fivestep.train.population import Member, Population, Validation
+from fivestep.train.population import Member, Population
 from fivestep.train.signals import Listener
-from fivestep.train.tracing import Unstackable
+from fivestep.train.tracing import Unstackable, out_of_memory
 
 Ended = Iterator[tuple[Trial, FivestepError | None]]
 
@@ -52,11 +53,20 @@ def train_group(task: Task, group: Group, workers: int | None) -> Ended:
     if group.how == "stacked":
         try:
             keeper = None if task.folder is None else keeper_of(task, group)
-            ended = train_stacked(task, group, keeper)
+            ended: list[Stacked] | None = train_stacked(task, group, keeper)
         except Unstackable as told:
             task.say(f"  one after another after all: {told}")
             group = replace(group, how="alone", reason=str(told))
-        else:
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or len(group.jobs) < 2:
+                raise
+            ended = None  # what follows waits until the error is gone: it holds the frames, and they hold all members
+        if group.how == "stacked":
+            if ended is None:
+                if keeper is not None and keeper.folder.exists():
+                    keeper.ended()
+                yield from in_halves(task, group, workers)
+                return
             for trial in score_stacked(task, ended):
                 yield trial, None
             if keeper is not None:
@@ -67,6 +77,15 @@ def train_group(task: Task, group: Group, workers: int | None) -> Ended:
         return
     for job in group.jobs:
         yield fit_job(task.make_model, job, task.folder, task.metric, task.mode, task.prune)
+
+
+def in_halves(task: Task, group: Group, workers: int | None) -> Ended:
+    """A stack that took more memory than was measured before, or more than is left since: half as many members at once."""
+    middle = len(group.jobs) // 2
+    task.say(f"  {len(group.jobs)} stacked need more memory than there is: {middle} and {len(group.jobs) - middle} after each other")
+    gc.collect()
+    for jobs in (group.jobs[:middle], group.jobs[middle:]):
+        yield from train_group(task, replace(group, jobs=jobs), workers)
 
 
 # -- stacked -----------------------------------------------------------------------------------------------------------------------------------------------
@@ -94,7 +113,11 @@ def train_stacked(task: Task, group: Group, keeper: StackKeeper | None = None) -
     Interrupted where a signal ended it at the edge of an epoch."""
     began = time.perf_counter()
     # The members share data, model and loss, so the checks before a run are made once, on the first of them.
-    sessions = [session_of(task.make_model, job, checks=task.checks and position == 0) for position, job in enumerate(group.jobs)]
+    sessions: list[Session] = []
+    for position, job in enumerate(group.jobs):
+        sessions.append(session_of(task.make_model, job, checks=task.checks and position == 0))
+        if job.splits is group.jobs[0].splits:
+            share_rows(sessions[-1], sessions[0])
     # Of the observers only the user's own: the console and the checks of one run do not look at a stack.
     sessions = [replace(session, plan=replace(session.plan, observers=tuple(job.settings.get("observers", ())))) for session, job in zip(sessions, group.jobs)]
     members = [Member(session.training, session.plan) for session in sessions]
@@ -126,17 +149,6 @@ def train_stacked(task: Task, group: Group, keeper: StackKeeper | None = None) -
     return [Stacked(job, session, member.status, member.reason, share) for job, session, member in zip(group.jobs, sessions, members)]
 
 
-def shared_validation(first: Session) -> Validation | None:
-    """The validation rows in memory, where the members are scored by nothing but the loss on the same rows."""
-    if first.plan.validate is None or first.plan.monitor != "loss" or first.arguments["metrics"] is not None or "val" not in first.encoded:
-        return None
-    source = first.encoded["val"]
-    if not hasattr(source, "inputs"):
-        return None
-    dtype = next(parameter.dtype for parameter in first.training.model.parameters() if parameter.is_floating_point())
-    return Validation(list(evaluation_batches(source, evaluation_rows(source), first.device, dtype)), weigher(first.loss))
-
-
 def score_stacked(task: Task, ended: list[Stacked]) -> Iterator[Trial]:
     finished = [workflow.finish(one.session, save=False) for one in ended]
     scored = [k for k, one in enumerate(ended) if one.status not in ("diverged", "pruned")]
@@ -152,22 +164,13 @@ def score_stacked(task: Task, ended: list[Stacked]) -> Iterator[Trial]:
 
 
 def in_workers(task: Task, group: Group, workers: int) -> Ended:
-    """Jobs in processes of their own, started fresh (spawn) and with one thread each: what is bound by arithmetic takes both cores."""
-    import multiprocessing
-    import pickle
+    train = functools.partial(fit_one, task.make_model, task.folder, task.metric, task.mode)
+    reason = processes.why_not_sent(train, group.jobs)
+    if reason is not None:
+        task.say(f"  one after another after all: a worker process cannot be given these objects ({reason})")
+        return train_group(task, replace(group, how="alone"), None)
+    return processes.trained(train, group.jobs, workers)
 
-    try:
-        pickle.dumps((task.make_model, group.jobs[0]))
-    except Exception as error:
-        task.say(f"  one after another after all: a worker process cannot be given these objects ({type(error).__name__}: {error})")
-        yield from train_group(task, replace(group, how="alone"), None)
-        return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(min(workers, len(group.jobs)), mp_context=context, initializer=begin_worker) as pool:
-        waiting = [pool.submit(fit_job, task.make_model, job, task.folder, task.metric, task.mode) for job in group.jobs]
-        try:
-            for done in concurrent.futures.as_completed(waiting):
-                yield done.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+
+def fit_one(make_model: Any, folder: Path | None, metric: str, mode: str | None, job: Job) -> tuple[Trial, FivestepError | None]:
+    return fit_job(make_model, job, folder, metric, mode)

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fivestep import workflow
 from fivestep.errors import DataError, FindingsError, FivestepError, Interrupted, MissingInputError, NonFiniteError, SettingsError, UsageError
 from fivestep.experiments.pruning import Prune, Pruned, watcher
@@ -140,11 +138,6 @@ def curve_of(history: Sequence[Mapping[str, Any]], metric: str) -> tuple[tuple[i
 def told_curve(scores: Iterable[tuple[int, float]]) -> tuple[tuple[int, float | None], ...]:
     """As a file holds it, which has no NaN: None where the score was not finite."""
     return tuple((epoch, finite(score)) for epoch, score in scores)
-
-
-def begin_worker() -> None:
-    """One thread a process: two processes with two threads each would wait for each other on two cores."""
-    torch.set_num_threads(1)
 
 
 def job_name(trial: Trial) -> str:

@@ -19,6 +19,12 @@ from fivestep.model.building import nearest
 from fivestep.settings import put
 
 TABLES = ("optimizer", "loss", "scheduler", "average")
+# What other libraries call a setting, too far from its name here to be found by its letters.
+OTHER_NAMES = {
+    "learning_rate": "lr", "weight_decay": "optimizer.weight_decay", "wd": "optimizer.weight_decay", "betas": "optimizer.betas", "momentum": "optimizer.momentum",
+    "eps": "optimizer.eps", "batchsize": "batch_size", "bs": "batch_size", "criterion": "loss", "lr_scheduler": "scheduler", "num_epochs": "epochs", "max_epochs": "epochs",
+    "gradient_clip_val": "clip_norm", "max_grad_norm": "clip_norm", "random_state": "seed",
+}  # fmt: skip
 NOT_VARIED = (
     "folder",
     "name",
@@ -112,7 +118,8 @@ def applied(settings: Mapping[str, Any], changes: Mapping[str, Any], known: Mapp
             hint = " Give seeds=5, or a list of seeds." if head == "seed" else ""
             raise UsageError(f"over[{name!r}]: {head} is no setting to compare variants by.{hint}")
         elif head not in known:
-            raise UsageError(f"over[{name!r}]: there is no setting {head!r}.{nearest(head, known)} An argument of the model is written 'model.{name}'.")
+            meant = f" Did you mean {OTHER_NAMES[head.lower()]!r}?" if head.lower() in OTHER_NAMES else nearest(head, known)
+            raise UsageError(f"over[{name!r}]: there is no setting {head!r}.{meant} An argument of the model is written 'model.{name}'.")
         elif not rest:
             made[head] = value
         elif head in TABLES:

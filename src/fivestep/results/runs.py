@@ -85,10 +85,7 @@ def read_settings(folder: Path) -> Settings:
         raise MissingInputError(f"There is no run at {folder}.")
     table = read(folder, "settings.json")
     if table is None:
-        if (folder / "sweep.json").exists():
-            raise MissingInputError(
-                f"{folder} is the folder of a sweep, not of a run. A sweep goes on by the call or command that began it, in the same place."
-            )
+        refuse_sweep(folder)
         raise MissingInputError(f"{folder} is no run folder: it holds no settings.json.")
     known = ("fit", "chosen", "data", "model")
     if not isinstance(table, dict) or (
@@ -161,3 +158,13 @@ def looks(parent: Path, fingerprint: str, split: str) -> int:
         if line.strip()
     ]
     return sum(row.get("times", 1) for row in rows if row["fingerprint"] == fingerprint and row["split"] == split)
+
+
+def refuse_sweep(folder: Path) -> None:
+    """Raises MissingInputError where the folder is a sweep's, and names the run that its winner is."""
+    if (folder / "sweep.json").exists():
+        best = folder.with_name(f"{folder.name}-best")
+        winner = f" Its winner is the run {best}." if best.is_dir() else ""
+        raise MissingInputError(
+            f"{folder} is the folder of a sweep, not of a run.{winner} A sweep goes on by the call or command that began it, in the same place."
+        )

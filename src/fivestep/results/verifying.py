@@ -34,6 +34,7 @@ def verify_path(path: Path) -> list[Finding]:
     """All problems of a run or an artifact, the severe ones first. Raises MissingInputError where there is neither."""
     if not os.path.lexists(path):
         raise MissingInputError(f"There is nothing at {printable(str(path), 300)}.")
+    runs.refuse_sweep(path)
     found = verify_run(path) if (path / "settings.json").exists() or (path / "checkpoints").is_dir() else verify_artifact(path)
     return sorted(found, key=lambda finding: ("error", "warning", "note").index(finding.severity))
 

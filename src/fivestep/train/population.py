@@ -9,8 +9,6 @@ Axis letters: `K` members.
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -18,33 +16,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fivestep import seeds
 from fivestep.data.batches import Batch, InMemoryBatches, map_tensors, tensors_of
 from fivestep.errors import Interrupted
 from fivestep.train import epochs, loop
-from fivestep.train.epochs import Plan, Training
+from fivestep.train.epochs import Plan
 from fivestep.train.events import EpochEnded, RunEnded, RunStarted
 from fivestep.train.signals import StopSignal
 from fivestep.train.stack import PartOfStack, Stack, Streams
-from fivestep.train.stacked_optimizer import StackedOptimizer, clip_members, group_names, hyperparameters
-from fivestep.train.tracing import Unstackable, traced
+from fivestep.train.stackable import Member, why_alone
+from fivestep.train.stacked_optimizer import StackedOptimizer, clip_members, group_names
+from fivestep.train.tracing import Unstackable, compiled, traced
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}  # of the first gradients, stacked against alone: rounding is far below, another function far above
 MOST_SHAPES = 8  # batches of more different shapes than this would be traced more often than replayed
-
-
-@dataclass
-class Member:
-    """One variant in a population. `status` is "running", "stopped" (early stopping), "pruned", "diverged" or "done"; `reason` says in words how it ended."""
-
-    training: Training
-    plan: Plan
-    status: str = "running"
-    reason: str = ""
-    seconds: float = 0.0
-    final_state: dict[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,86 +49,6 @@ class Report:
     steps: int = 0
     cuts: list[tuple[int, int]] = field(default_factory=list)  # (epoch, members left)
     trace_seconds: float = 0.0
-
-
-# -- can it be stacked -----------------------------------------------------------------------------------------------------------------------------------------
-
-
-def why_alone(members: Sequence[Member]) -> str | None:
-    """The reason why these members cannot share steps, from their plans alone; None where nothing speaks against it. What a trace finds comes later."""
-    for member in members:
-        training, plan = member.training, member.plan
-        if plan.user_step is not None:
-            return "step= makes the five steps itself"
-        if plan.compute is not None:
-            return "compute= calls the module itself"
-        if training.loss_module is not None:
-            return "the loss has parameters of its own"
-        if training.average is not None:
-            return f"{training.average.name} averages weights after each step"
-        if training.scaler is not None or (plan.autocast is not loop.OFF and not isinstance(plan.autocast, contextlib.nullcontext)):
-            return "mixed precision"
-        if plan.split is not None:
-            return "part_size= cuts batches into parts"
-        if plan.watch_test is not None:
-            return "watch_test= looks at the test rows every epoch"
-        if type(training.optimizer) not in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
-            return f"{type(training.optimizer).__name__} has no stacked form here (SGD, Adam and AdamW have)"
-        if not isinstance(plan.batches, InMemoryBatches):
-            return "the rows are not in memory"
-        if plan.batches.chosen is not None:
-            return "batches= chooses the rows of each step"
-        if plan.batches.augment is not None:
-            return "augment= draws for each batch"
-        if any(isinstance(module, (nn.LSTM, nn.GRU, nn.RNN)) for module in training.model.modules()):
-            return "recurrent layers (LSTM, GRU, RNN) have no batching rule in torch.func"
-        trained = {id(parameter) for group in training.optimizer.param_groups for parameter in group["params"]}
-        if trained != {id(parameter) for parameter in training.model.parameters() if parameter.requires_grad}:
-            return "the optimizer does not hold all of the model's parameters"
-        kinds = {parameter.dtype for parameter in training.model.parameters() if parameter.requires_grad}
-        if len(kinds) != 1:
-            return "parameters of several dtypes"
-        options = [hyperparameters(group) for group in training.optimizer.param_groups]
-        if any(isinstance(value, Tensor) for one in options for value in one.values()):
-            return "a rate that is a tensor"
-        if any(one.get("momentum") == 0 and one.get("dampening") for one in options):
-            return "dampening without momentum"
-    first = members[0]
-    for member in members[1:]:
-        for what, one, other in (
-            ("optimizer", type(first.training.optimizer), type(member.training.optimizer)),
-            ("weights", shapes(first.training.model), shapes(member.training.model)),
-            ("parameter groups", group_names(first.training), group_names(member.training)),
-            ("epochs", first.plan.epochs, member.plan.epochs),
-            ("validation rhythm", first.plan.validate_every, member.plan.validate_every),
-            ("steps an epoch", first.plan.batches.steps(0), member.plan.batches.steps(0)),
-            ("batch size", batch_size(first), batch_size(member)),
-            ("optimizer's switches", switches(first), switches(member)),
-            ("clipping", clip_kind(first), clip_kind(member)),
-        ):
-            if one != other:
-                return f"the {what} differ{'s' if not what.endswith('s') else ''} between members"
-    return None
-
-
-def shapes(model: nn.Module) -> list[Any]:
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    return [(name, tuple(t.shape), t.dtype, getattr(t, "requires_grad", False)) for name, t in tensors] + [type(module) for module in model.modules()]
-
-
-def batch_size(member: Member) -> Any:
-    return getattr(member.plan.batches, "batch_size", None)
-
-
-def switches(member: Member) -> Any:
-    return [
-        (group.get("nesterov"), group.get("maximize"), group.get("amsgrad"), bool(group.get("momentum"))) for group in member.training.optimizer.param_groups
-    ]
-
-
-def clip_kind(member: Member) -> tuple[bool, float | None]:
-    clipping = member.plan.clipping
-    return (False, None) if clipping is None else (clipping[1] is not None, clipping[2])
 
 
 # -- a population's run -------------------------------------------------------------------------------------------------------------------------------------------
@@ -246,6 +153,18 @@ class Population:
     def _restore_held(self, held: Sequence[Tensor]) -> None:
         for tensor, before in zip(self.stack.held, held):
             tensor.copy_(before)
+
+    def try_step(self) -> None:
+        """The first step, and the first block of validation rows: what they take can be measured. The members have moved by it, and are not to be trained on."""
+        try:
+            with torch.no_grad():
+                for groups, batch in self._batches(0):
+                    self.step(groups, batch)
+                    break
+                if self.validation is not None:
+                    self._validate_stacked()
+        finally:
+            self.release()
 
     # -- batches
 
@@ -546,25 +465,3 @@ def stacked_rows(batches: Sequence[Batch]) -> Batch:
     """Batches of one shape as one batch of (K, ...) tensors."""
     columns = [iter(tensors_of(tuple(batch))) for batch in batches]
     return Batch(*map_tensors(lambda _: torch.stack([next(column) for column in columns]), tuple(batches[0])))
-
-
-def compiled(graph: Any, inputs: Sequence[Tensor]) -> Any:
-    """A traced graph as compiled code. Inductor takes it as it is; `torch.compile` would check its guards at every call, which costs W1 more than the step itself."""
-    if any(node.op == "call_module" for node in graph.graph.nodes):  # dropout's streams are Python, which only torch.compile goes around
-        return torch.compile(graph, dynamic=False)
-    from torch._inductor import compile as inductor
-    from torch.fx.graph import CodeGen
-
-    flat = torch.fx.GraphModule(graph, copy.deepcopy(graph.graph))
-    flat.graph.set_codegen(CodeGen())
-    (output,) = flat.graph.find_nodes(op="output")
-    losses, gradients = output.args[0]
-    output.args = ((losses, *gradients),)
-    flat.recompile()
-    code: Any = inductor(flat, [tensor.detach() for tensor in inputs])
-
-    def run(*given: Tensor) -> tuple[Tensor, list[Tensor]]:
-        losses, *gradients = code(*given)
-        return losses, gradients
-
-    return run

@@ -7,6 +7,7 @@ functorch costs is its dispatch, and a replay has none (8x against 4.6x for 32 s
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,11 @@ from fivestep.train.stack import Stack, Streams
 
 class Unstackable(Exception):
     """These members cannot be trained stacked; the text says why, as a reason beside the plan."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory ran out; the allocator of a CPU says so by its text alone."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def one_member(template: nn.Module, names: Sequence[str], held_names: Sequence[str], loss: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,6 +93,8 @@ def traced(
     except Unstackable:
         raise
     except Exception as error:  # whatever torch.func cannot do with a user's module comes as its own error
+        if out_of_memory(error):
+            raise
         text = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise Unstackable(f"torch.func cannot stack it: {type(error).__name__}: {text[:200]}") from error
     finally:
@@ -144,32 +152,23 @@ def simplify(graph: Any) -> None:
     graph.recompile()
 
 
-def peak_bytes(graph: Any) -> int:
-    """The most bytes of intermediate tensors alive at once when the graph runs, each freed after its last use."""
-    nodes = list(graph.graph.nodes)
-    last_use = {source: position for position, node in enumerate(nodes) for source in node.all_input_nodes}
-    storages: dict[Any, int] = {}
-    alive, most, ends = 0, 0, {}
-    for position, node in enumerate(nodes):
-        value = node.meta.get("val")
-        if node.op in ("call_function", "call_module") and isinstance(value, Tensor):
-            aliased = next((source for source in node.all_input_nodes if source in storages and is_view(node)), None)
-            if aliased is None:
-                storages[node] = value.numel() * value.element_size()
-                alive += storages[node]
-                ends.setdefault(last_use.get(node, position), []).append(node)
-        most = max(most, alive)
-        for done in ends.pop(position, ()):
-            alive -= storages[done]
-    return most
+def compiled(graph: Any, inputs: Sequence[Tensor]) -> Any:
+    """A traced graph as compiled code. Inductor takes it as it is; `torch.compile` would check its guards at every call, which costs W1 more than the step itself."""
+    if any(node.op == "call_module" for node in graph.graph.nodes):  # dropout's streams are Python, which only torch.compile goes around
+        return torch.compile(graph, dynamic=False)
+    from torch._inductor import compile as inductor
+    from torch.fx.graph import CodeGen
 
+    flat = torch.fx.GraphModule(graph, copy.deepcopy(graph.graph))
+    flat.graph.set_codegen(CodeGen())
+    (output,) = flat.graph.find_nodes(op="output")
+    losses, gradients = output.args[0]
+    output.args = ((losses, *gradients),)
+    flat.recompile()
+    code: Any = inductor(flat, [tensor.detach() for tensor in inputs])
 
-def is_view(node: Any) -> bool:
-    return node.target in VIEWS
+    def run(*given: Tensor) -> tuple[Tensor, list[Tensor]]:
+        losses, *gradients = code(*given)
+        return losses, gradients
 
-
-VIEWS = {
-    torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default, torch.ops.aten.expand.default, torch.ops.aten.transpose.int, torch.ops.aten.t.default,
-    torch.ops.aten.permute.default, torch.ops.aten.unsqueeze.default, torch.ops.aten.squeeze.dim, torch.ops.aten.detach.default, torch.ops.aten.slice.Tensor,
-    torch.ops.aten.select.int,
-}  # fmt: skip
+    return run

@@ -1,0 +1,106 @@
+"""Trainings in worker processes: what is bound by arithmetic takes several cores.
+
+Enters: a model, jobs, how many processes. Leaves: each job's trial as soon as it has ended. The decisions that shaped it: this process is one of the workers, so
+nothing waits while the others import torch (3 to 4 seconds); where forking is safe they are forked from a server that has imported everything once and stays for the next group
+or sweep; the model and the data are sent once, as shared memory, and a job is then one number.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import multiprocessing
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import torch
+
+from fivestep.errors import TrainingError
+
+Train = Callable[[Any], Any]  # one job -> what is handed back
+IMPORTED = ["fivestep.experiments.training", "torch._dynamo"]  # torch imports the second with the first optimizer, which takes as long as torch itself
+
+
+def why_not_sent(train: Train, jobs: Sequence[Any]) -> str | None:
+    """Why another process cannot be given these objects; None where it can."""
+    try:
+        pickle.dumps((train, jobs))
+    except Exception as error:  # pickling calls whatever a user's objects define
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def trained(train: Train, jobs: Sequence[Any], workers: int) -> Iterator[Any]:
+    """`train(job)` of every job, in the order of their ends: in this process and in `workers - 1` others, with one thread each.
+
+    Raises TrainingError where a process dies. Jobs whose results were handed over before stay done.
+    """
+    others = min(workers, len(jobs)) - 1
+    before = set(multiprocessing.active_children())
+    with one_thread():
+        if others < 1:
+            yield from map(train, jobs)
+            return
+        with concurrent.futures.ProcessPoolExecutor(others, mp_context=context(), initializer=begin, initargs=(train, list(jobs))) as pool:
+            waiting = {pool.submit(train_number, number): number for number in range(len(jobs))}
+            try:
+                # The others take jobs from the front and this process from the back, until they meet.
+                for future, number in reversed(list(waiting.items())):
+                    if future.cancel():
+                        del waiting[future]
+                        yield train(jobs[number])
+                    for done in [one for one in waiting if one.done()]:
+                        del waiting[done]
+                        yield done.result()
+                for done in concurrent.futures.as_completed(waiting):
+                    yield done.result()
+            except BrokenProcessPool as error:
+                raise TrainingError(
+                    "A worker process died. Either the system ended it (memory: each of the processes holds a model and its batches), or it could not start: a script must "
+                    "call this below `if __name__ == '__main__':`, as each process imports the script. What had ended is kept; the same call with a folder goes on, "
+                    "and without workers= there is one process."
+                ) from error
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                for child in set(multiprocessing.active_children()) - before:
+                    child.terminate()  # a run with a folder saves itself on this signal and goes on with the next call
+                raise
+
+
+def context() -> Any:
+    """Forked from a server that has done the imports, where there is one; a process with CUDA cannot be forked."""
+    if "forkserver" in multiprocessing.get_all_start_methods() and not torch.cuda.is_available():
+        made = multiprocessing.get_context("forkserver")
+        made.set_forkserver_preload(IMPORTED)
+        return made
+    return multiprocessing.get_context("spawn")
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Two processes with two threads each would wait for each other on two cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# -- in the other processes ----------------------------------------------------------------------------------------------------------------------------------------
+
+given: tuple[Train, list[Any]] | None = None  # of this worker process, for its whole life
+
+
+def begin(train: Train, jobs: list[Any]) -> None:
+    global given
+    torch.set_num_threads(1)
+    given = train, jobs
+
+
+def train_number(number: int) -> Any:
+    assert given is not None
+    train, jobs = given
+    return train(jobs[number])

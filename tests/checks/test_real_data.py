@@ -428,3 +428,12 @@ def test_seven_more_tables_by_three_models(table: tuple[str, str], model: Any) -
 def test_mixtures_of_concrete_that_were_measured_twice_are_found() -> None:
     # True: 25 of the 1,030 rows stand twice in the file, strength included.
     assert set(loud("mlp", fs.Data.table(rdata("modeldata", "concrete"), target="compressive_strength").split(**CUT), epochs=5)) == {"S01"}
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_of_the_ensemble_that_auto_takes_for_classes_there_is_nothing_to_say_not_even_a_note(classes: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 3, generator=draw)
+    table = {f"x{k}": x[:, k].tolist() for k in range(3)} | {"y": [f"class {min(int(abs(each) * classes), classes - 1)}" for each in x[:, 0].tolist()]}
+    run = fs.fit("auto", fs.Data.table(table, target="y").split(stratify=True), epochs=1, **QUIET)
+    assert run.settings.model["name"] == "ensemble" and [str(finding) for finding in run.findings if finding.code in ("M27", "C00")] == []

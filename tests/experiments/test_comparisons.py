@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from swept import QUIET, Net, arrays
 
 import fivestep as fs
+from fivestep.results.comparing import Measured, compare_measured
 from fivestep.results.measuring import measure
 
 
@@ -48,3 +50,23 @@ def test_a_measured_difference_of_a_run_with_itself_is_nothing(splits: Any) -> N
     found = measure(run)
     assert found.resampled is not None and found.value == pytest.approx(run.evaluate("val")["loss"].value)
     assert float(found.resampled.mean()) == pytest.approx(found.value, rel=0.2)
+
+
+def test_models_in_a_comparison_are_told_by_name_and_by_the_arguments_in_which_they_differ(splits: Any) -> None:
+    def trained(model: str, **settings: Any) -> Any:
+        return fs.fit(model, splits, **{**QUIET, "epochs": 1}, **settings)
+
+    names = [row.name for row in fs.compare(trained("mlp", model_args={"width": 8}), trained("mlp", model_args={"width": 16}), trained("linear")).rows]
+    assert sum("model=linear" in name and "activation" not in name for name in names) == 1
+    assert sum("widths=[8,8]" in name for name in names) == 1 and not any("activation" in name for name in names)
+
+
+def test_a_comparison_fits_a_narrow_terminal_line_by_line() -> None:
+    draw = torch.Generator().manual_seed(0)
+    resampled = torch.randn(2, 200, generator=draw, dtype=torch.float64)
+    measured = [Measured(f"lr=0.00{k} model.width=32", torch.tensor([1.0 + k]), resampled[k][None], (0,), 200) for k in range(2)]
+    found = compare_measured(measured, metric="loss", higher_is_better=False)
+    for width in (60, 80, 140):
+        lines = found.told(width).splitlines()
+        assert any("could be luck (one seed)" in line and "model.width=32" in line for line in lines)
+    assert found.told(140) == found.told(None) == repr(found) and "95 % interval" not in found.told(80)

@@ -31,6 +31,8 @@ SCRIPT = """
 
     epochs = [0]
     def see(event):
+        if type(event).__name__ == "RunEnded":
+            print("observer told:", event.status, file=sys.stderr)
         if type(event).__name__ == "EpochEnded":
             epochs[0] += 1
             if epochs[0] == kill_at:
@@ -96,6 +98,7 @@ def test_a_sweep_killed_while_stacked_loses_at_most_the_interval_and_ends_in_the
 def test_a_signal_ends_a_stack_at_the_edge_of_its_epoch_and_the_same_call_goes_on(script: Path, straight: dict[str, str], tmp_path: Path, how: str) -> None:
     stopped = swept(script, tmp_path, "stopping", kill_at=6, how=how)
     assert stopped.returncode == 1 and f"Stopped by {how}. The stacked trainings are saved after epoch 2. 0 of 4 trainings have ended" in stopped.stderr
+    assert stopped.stderr.count("observer told: stopped") == 4
     again = swept(script, tmp_path, "stopping")
     assert again.returncode == 0 and again.stdout == straight["stopping"]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -13,6 +15,7 @@ from torch import nn
 
 import fivestep as fs
 from fivestep.errors import NonFiniteError
+from fivestep.model.scores import Score, Scores
 from fivestep.train.events import EpochEnded
 from fivestep.watch import console
 
@@ -138,6 +141,32 @@ def test_scores_are_coloured_in_a_terminal_only(monkeypatch):
     console.print_scores(scores, shown)
     assert plain.getvalue() == f"{scores}\n" and COLOUR.sub("", shown.getvalue()).rstrip() == repr(scores)
     assert "\x1b[" in shown.getvalue()
+
+
+def narrow(monkeypatch, columns):
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: os.terminal_size((columns, 24)))
+    return Terminal()
+
+
+def test_in_60_columns_each_verdict_stands_in_the_line_of_its_score(monkeypatch):
+    score = Score("balanced_accuracy", 0.5, 0.45, 0.55, baseline=0.5, higher_is_better=True, difference=(-0.05, 0.05), samples=1000)
+    shown = narrow(monkeypatch, 60)
+    console.print_scores(Scores((score,), 450, "val", "binary"), shown)
+    lines = COLOUR.sub("", shown.getvalue()).splitlines()
+    assert lines[2].rstrip().endswith("not shown") and max(map(len, lines)) <= 60
+    wide = narrow(monkeypatch, 100)
+    console.print_scores(Scores((score,), 450, "val", "binary"), wide)
+    assert "NOT shown better than no skill" in COLOUR.sub("", wide.getvalue())
+
+
+def test_long_lines_break_between_words_in_a_terminal_and_nowhere_else(monkeypatch):
+    text = "head\n  " + "abcdefghi " * 12
+    shown, piped = narrow(monkeypatch, 60), io.StringIO()
+    console.print_lines(text, shown)
+    console.print_lines(text, piped)
+    assert piped.getvalue() == text + "\n"
+    assert set(shown.getvalue().split()) == {"head", "abcdefghi"} and max(map(len, shown.getvalue().splitlines())) <= 60
+    assert shown.getvalue().splitlines()[2].startswith("    abcdefghi")
 
 
 def test_rich_is_imported_only_for_a_terminal():

@@ -91,13 +91,16 @@ def test_a_boundary_over_more_inputs_is_refused_with_their_names():
         run.plot("boundary")
 
 
-def test_splits_show_rows_and_shares_of_classes_or_a_histogram_of_numbers():
+def test_splits_show_the_rows_of_each_part_and_the_targets_of_training_and_validation_rows_alone():
     splits = fs.Data.table(churn(200), target="churn").split(stratify=True)
     left, right = splits.plot().axes
     assert [round(bar.get_height()) for bar in left.patches] == [140, 30, 30]
     assert [label.get_text() for label in right.get_xticklabels()] == ["no", "yes"] and right.get_xlabel() == "churn"
-    heights = np.array([bar.get_height() for bar in right.patches]).reshape(3, 2)
+    heights = np.array([bar.get_height() for bar in right.patches]).reshape(2, 2)
     assert np.allclose(heights.sum(1), 1)
-    assert fs.Data.table(houses(50), target="price").split().plot().axes[1].get_xlabel() == "price"
+    assert [each.get_text() for each in right.get_legend().get_texts()] == ["training", "validation"]  # looks at test targets are counted: a plot takes none
+    prices = fs.Data.table(houses(50), target="price").split().plot().axes[1]
+    assert prices.get_xlabel() == "price"
+    assert [each.get_text() for each in prices.get_legend().get_texts()] == ["training", "validation"]
     x = torch.randn(30, 2)
     fs.Splits(train=(x, x), val=(x, x)).plot()

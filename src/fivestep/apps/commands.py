@@ -25,7 +25,7 @@ from fivestep.apps.arguments import (
     target_names,
     unknown_settings,
 )
-from fivestep.apps.ending import emit, end_run, has_ended, print_scores
+from fivestep.apps.ending import emit, end_run, has_ended, print_lines, print_scores
 from fivestep.apps.predicting import predict_file, predicted_chunks
 from fivestep.errors import DataError, MissingInputError, UsageError
 
@@ -154,7 +154,7 @@ def sweep(
         emit({"sweep": str(found.folder) if found.folder else None, "report": report, "best": str(best.folder) if best.folder else None, "best_settings": found.best_settings,
               "comparison": found.comparison.to_json(), "table": found.table.to_dicts()})  # fmt: skip
         return
-    print(found)
+    print_lines(found)
     if best.folder is not None:
         print(f"\nbest   {best.folder}\nmodel  {best.folder}/model.fivestep\nreport {report}")
         if splits.test is not None:
@@ -175,7 +175,7 @@ def compare(
     compared = experiments.compare(*paths, split=split, metric=metric)
     if output is not None:
         compared.report(output)
-    emit(compared.to_json()) if as_json else print(compared)
+    emit(compared.to_json()) if as_json else print_lines(compared)
 
 
 @command()
@@ -281,7 +281,7 @@ def show(what: Annotated[str, typer.Argument(help="A run or an artifact.")], as_
         emit(facts)
         return
     for key, value in facts.items():
-        if value is not None:
+        if value not in (None, {}):
             print(
                 f"{key:16}{', '.join(f'{k}={short(v)}' for k, v in value.items()) if isinstance(value, dict) else f'{value:,}' if isinstance(value, int) else value}"
             )
@@ -377,8 +377,10 @@ def options() -> None:
 
 
 def short(value: Any) -> Any:
-    """A value as a line shows it: a long list by its length."""
-    return f"{len(value)} values" if isinstance(value, list) and len(value) > 8 else value
+    """A value as a line shows it: a list of more than eight values, or of decimals, by its length; a decimal to six digits."""
+    if isinstance(value, list) and (len(value) > 8 or any(isinstance(each, float) for each in value)):
+        return f"{len(value)} values"
+    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def evaluate_split(path: Path, loaded: Any, split: str) -> Any:

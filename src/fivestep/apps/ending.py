@@ -35,7 +35,7 @@ def end_run(run: Any, *, as_json: bool, own_model: str | None = None) -> None:
         return
     print_scores(scores)
     if company is not None:
-        print(company)
+        print_lines(company)
     if run.folder is not None:
         print(f"\nrun    {run.folder}\nmodel  {run.folder}/model.fivestep\nreport {report}")
         own = f" --model {own_model}" if own_model else ""
@@ -71,6 +71,12 @@ def print_scores(scores: Any) -> None:
     from fivestep.watch import console
 
     console.print_scores(scores)
+
+
+def print_lines(text: Any) -> None:
+    from fivestep.watch import console
+
+    console.print_lines(text)
 
 
 def emit(value: Any) -> None:

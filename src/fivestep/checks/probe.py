@@ -26,6 +26,7 @@ from fivestep import seeds
 from fivestep.checks.recording import Call, Recorder, last_operations, tensors_in
 from fivestep.checks.subject import Part, Subject, select
 from fivestep.data.batches import map_tensors
+from fivestep.model.models import Ensemble
 from fivestep.train.loop import forward
 
 SECONDS = 0.9  # what all checks before a run may take together
@@ -481,7 +482,9 @@ class Probe:
                     value = self.loss_of(made.picked, self.batch[1])
             except Exception as error:  # rules on outputs and targets can still be asked, and one of them may say why
                 self.refusal = f"{type(error).__name__}: {error}"
-            return Pass(made.outputs, made.picked, made.calls, made.changed_inputs, made.names, value, recorder.calls)
+            # In training an ensemble gives each member's outputs and its loss takes those of one as well: rules are asked about one, (rows, outputs).
+            picked = made.picked[0] if isinstance(self.training_copy, Ensemble) else made.picked
+            return Pass(made.outputs, picked, made.calls, made.changed_inputs, made.names, value, recorder.calls)
 
     @property
     def has_loss(self) -> bool:

@@ -7,6 +7,7 @@ quiet change to text. Nothing is fitted here: no mean, no vocabulary (`columns` 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -1003,14 +1004,19 @@ def _show_number(value: float) -> str:
     return repr(int(value)) if value == int(value) and abs(value) < 1e15 else repr(float(value))
 
 
+LONG_DECIMAL = re.compile(r"[+-]?\d*\.\d+(e[+-]?\d+)?", re.IGNORECASE)
+
+
 def examples_of(series: polars.Series, options: ReadOptions, rows: np.ndarray | None = None) -> tuple[str, ...]:
-    """Up to three different values from the first of these rows (None: all), as they are written."""
+    """Up to three different values from the first of these rows (None: all), as they are written; decimals that are longer than a table has room for, to six digits."""
     found: list[str] = []
     tokens = missing_tokens(options)
     for value in (series.head(100) if rows is None else series[rows[:100]]).to_list():
         if value is None or value != value or (isinstance(value, str) and value.strip() in tokens):
             continue
         text = _bare(value, 24)
+        if len(text) > 10 and LONG_DECIMAL.fullmatch(text):
+            text = f"{float(text):.6g}"
         if text not in found:
             found.append(text)
         if len(found) == 3:

@@ -14,7 +14,10 @@ MOST_CLASSES = 30
 
 
 def plot_splits(splits: Any) -> Any:
-    """How many rows each split has, and how the target is spread in each: shares of classes, or a histogram of numbers."""
+    """How many rows each split has, and how the target is spread in training and validation rows: shares of classes, or a histogram of numbers.
+
+    Of the test split only its size is shown: its targets are looked at when they are scored, and that is counted.
+    """
     made, (left, right) = figure(2)
     parts = [part for part in (splits.train, splits.val, splits.test) if part is not None]
     colours = dict(zip(("train", "val", "test"), (BLUE, ORANGE, GREEN)))
@@ -25,7 +28,7 @@ def plot_splits(splits: Any) -> Any:
     left.set(ylabel="rows")
     left.margins(y=0.12)
     known = {}
-    for part in parts:
+    for part in (part for part in parts if part.name != "test"):
         targets = splits.encoded(part).take(torch.arange(len(part)) if splits.columns is not None else part.indices)[1]
         if targets:
             known[part.name] = np.asarray(targets[0])

@@ -61,7 +61,8 @@ def compare(*runs_or_folders: Any, split: str = "val", metric: str | None = None
     for table, alike in zip(tables, by_settings.values()):
         found = [measure(one, metric, split) for one in alike]
         higher = found[0].higher_is_better
-        name = variants.label({key: flat(table[key]) if key in table else "default" for key in differing}) if differing else "as given"
+        told = {key: model_beside(table, tables) if key == "model" else table.get(key, "default") for key in differing}
+        name = variants.label({key: flat(value) for key, value in told.items()})
         if alike[0].folder is not None and len(alike) == 1:
             name = f"{alike[0].folder.name} ({name})"
         names = tuple(one.settings.asked.get("seed", 0) for one in alike)
@@ -97,10 +98,17 @@ def model_facts(run: Run) -> dict[str, Any]:
     return {key: recipe[key] for key in ("name", "class", "qualname", "args") if key in recipe}
 
 
+def model_beside(table: dict[str, Any], tables: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The model as what sets it apart from the others: its name, and of its arguments those in which another model of that name differs."""
+    alike = [one["model"] for one in tables if {**one["model"], "args": None} == {**table["model"], "args": None}]
+    own = table["model"].get("args") or {}
+    return {**table["model"], "args": {key: value for key, value in own.items() if any((one.get("args") or {}).get(key) != value for one in alike)} or None}
+
+
 def flat(value: Any) -> Any:
     """A setting as one short word for a table."""
     if isinstance(value, dict):
-        inner = {key: flat(one) for key, one in value.items() if key not in ("num_inputs", "num_outputs", "num_categories")}
+        inner = {key: flat(one) for key, one in value.items() if one is not None and key not in ("num_inputs", "num_outputs", "num_categories")}
         name = inner.pop("name", inner.pop("qualname", inner.pop("import", None)))
         arguments = ",".join(one if key == "args" else f"{key}={one}" for key, one in inner.items() if one != "")
         return f"{name}({arguments})" if name and arguments else name or arguments or ""

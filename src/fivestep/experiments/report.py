@@ -50,7 +50,7 @@ def over_rate(sweep: Any) -> str:
     high = [score.value if score.high is None else score.high for _, score in points]
     series = Series("score", [math.log10(lr) for lr, _ in points], [score.value for _, score in points], points=True, low=low, high=high)
     drawn = chart(
-        f"{sweep.metric} over learning rates", [series], x_label="learning rate, power of ten", y_label=f"validation {sweep.metric}", x_range=padded(series.x)
+        f"{sweep.metric} over learning rates", [series], x_label="log10 of the learning rate", y_label=f"validation {sweep.metric}", x_range=padded(series.x)
     )
     return figure(drawn, "Each variant with its 95 % interval.")
 

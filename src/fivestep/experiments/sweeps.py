@@ -51,6 +51,7 @@ from fivestep.results.comparing import (
 from fivestep.results.run import Run
 from fivestep.settings import record
 from fivestep.train import signals
+from fivestep.watch import console
 
 
 def sweep(
@@ -198,7 +199,7 @@ class Sweep:
             raise UsageError(f"workers={workers!r}: the number of processes, at least 1, or None.")
         began = clock.perf_counter()
         quiet = self.given.get("quiet", False)
-        say = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))
+        say = (lambda text: None) if quiet else (lambda text: console.print_lines(text, sys.stderr))
         with self.locked_folder(say), self._stopped_by_signals() as heard:
             ended = folders.read_trials(self.folder, self.jobs)
             if ended:
@@ -420,6 +421,10 @@ class Sweep:
         return f"{name}, seed {trial.seed}: {score} ({trial.seconds:.2g} s, {trial.how})"
 
     def __repr__(self) -> str:
+        return self.told()
+
+    def told(self, width: int | None = None) -> str:
+        """As text, for a terminal of `width` characters (None: as wide as it is)."""
         if not self.trials:
             return f"Sweep: {len(self.jobs)} trainings, none has ended"
         lines = []
@@ -436,8 +441,10 @@ class Sweep:
             lines.append(f"Sweep of {model_name(self.make_model)}: {len(self.changes)} variants, {len(self.trials)} trainings, {self.seconds:.3g} s")
             comparison = self.comparison
             many = len(comparison.rows) > 20
-            lines.append(repr(replace(comparison, rows=comparison.rows[:20])) + (f"\n  ... and {len(comparison.rows) - 20} more in .table" if many else ""))
-            lines += self._told_effects()
+            lines.append(
+                replace(comparison, rows=comparison.rows[:20]).told(width) + (f"\n  ... and {len(comparison.rows) - 20} more in .table" if many else "")
+            )
+            lines += aligned(effects) if (effects := self._effect_rows()) else []
             refused = [trial for trial in self.trials if trial.status in ("refused", "diverged")]
             if refused:
                 lines.append(f"  not scored: {self._told(refused[0])}" + (f" and {len(refused) - 1} more" if len(refused) > 1 else ""))
@@ -445,7 +452,8 @@ class Sweep:
             lines.append(f"  folder {self.folder}")
         return "\n".join(line for line in lines if line)
 
-    def _told_effects(self) -> list[str]:
+    def _effect_rows(self) -> list[tuple[str, ...]]:
+        """What helped, under a row of heads; nothing where only one setting was varied, which the variants show already."""
         if len({effect.factor for effect in self.effects}) < 2:
             return []
         rows = [("what helped", "", "mean", "to the best", "corrected interval", "")]
@@ -453,7 +461,7 @@ class Sweep:
             difference = effect.difference
             rows.append((effect.factor, variants.shown(effect.level), number(effect.mean), "" if difference is None else signed(difference.value),
                          "" if difference is None else between(difference, signed), effect.verdict))  # fmt: skip
-        return aligned(rows)
+        return rows
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the sweep as one HTML file, complete in itself, and return its path: `path`, else report.html in the sweep's folder (in the current one without)."""
@@ -470,7 +478,9 @@ class Sweep:
             rows = [(f"fold {trial.fold}", "-" if trial.value is None else trial.value) for trial in self.trials]
             return displays.table(rows, ("", self.metric), caption=head) + self.comparison._repr_html_()
         where = [f"folder {self.folder}"] if self.folder is not None else []
-        return displays.lines([head]) + self.comparison._repr_html_() + displays.lines([*self._told_effects(), *where])
+        effects = self._effect_rows()
+        helped = displays.table(effects[1:], effects[0]) if effects else ""
+        return displays.lines([head]) + self.comparison._repr_html_() + helped + displays.lines(where)
 
 
 def read_sweep(folder: str | Path) -> Sweep:

@@ -151,18 +151,31 @@ class Scores(Mapping[str, Score]):
             notes.insert(0, "By none of these scores is the model shown to be better than a constant that ignores the inputs.")
         return notes
 
-    def __repr__(self) -> str:
+    def told(self, width: int | None = None) -> str:
+        """As text, for a terminal of `width` characters: where the table does not fit, its verdicts are said in fewer words (its head says "no skill")."""
         rows = [("", "value", "95 % interval", "no skill", "")] + [(score.name, *score.texts()) for score in self.scores]
         used = [column for column in range(5) if column < 2 or any(row[column] for row in rows[1:])]
-        widths = {column: max(len(row[column]) for row in rows) for column in used}
-        lines = ["  ".join(row[c].ljust(widths[c]) if c in (0, 4) else row[c].rjust(widths[c]) for c in used).rstrip() for row in rows]
-        return "\n".join([self._headline(), *("  " + line for line in lines), *("  " + note for note in self._footnotes())])
+        lines = _table(rows, used, "  ", "  ")
+        for shorter, gap, indent in (((" than no skill", ""), "  ", "  "), (("NOT shown better", "not shown"), " ", "")):
+            if width is not None and max(map(len, lines)) > width:
+                rows = [(*row[:4], row[4].replace(*shorter)) for row in rows]
+                lines = _table(rows, used, gap, indent)
+        return "\n".join([self._headline(), *lines, *("  " + note for note in self._footnotes())])
+
+    def __repr__(self) -> str:
+        return self.told()
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{name}</th>" for name in ("", "value", "95 % interval", "no skill", ""))
         body = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in (score.name, *score.texts())) + "</tr>" for score in self.scores)
         notes = "".join(f"<br>{html.escape(note)}" for note in self._footnotes())
         return f"<table><caption>{html.escape(self._headline())}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><small>{notes}</small>"
+
+
+def _table(rows: list[tuple[str, str, str, str, str]], used: list[int], gap: str, indent: str) -> list[str]:
+    """Names and verdicts stand left, numbers right."""
+    widths = {column: max(len(row[column]) for row in rows) for column in used}
+    return [indent + gap.join(row[c].ljust(widths[c]) if c in (0, 4) else row[c].rjust(widths[c]) for c in used).rstrip() for row in rows]
 
 
 def _decimals(score: Score) -> int | None:

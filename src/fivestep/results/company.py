@@ -68,10 +68,10 @@ class Company:
         return asdict(self) | {"companions": [asdict(one) | {"verdict": one.verdict} for one in self.companions]}
 
     def __repr__(self) -> str:
-        lines = [f"in company, {self.split}, {self.measure}: this model {self.ours:.4g}, no skill {self.no_skill:.4g}"]
+        lines = [f"in company, {self.split}, {self.measure}: this model {self.ours:,.4g}, no skill {self.no_skill:,.4g}"]
         tells = {"better": "BETTER than this model", "worse": "worse", "alike": "no difference beyond noise"}
         for one in self.companions:
-            lines.append(f"  {one.name} {one.error:.4g}: {tells[one.verdict]}" + (f" ({one.note})" if one.note else ""))
+            lines.append(f"  {one.name} {one.error:,.4g}: {tells[one.verdict]}" + (f" ({one.note})" if one.note else ""))
         if self.better:
             lines.append(
                 f"  {self.better[0].name} does better on these rows and trains in {self.better[0].seconds:.1f} s: prefer it, or find out what it sees."

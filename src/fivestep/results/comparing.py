@@ -172,14 +172,25 @@ class Comparison:
         ]
         return {"metric": self.metric, "higher_is_better": self.higher_is_better, "split": self.split, "rows": rows, "notes": list(self.notes)}
 
-    def __repr__(self) -> str:
-        header = ("", self.metric, "95 % interval", "to the best", "corrected interval", "")
-        lines: list[tuple[str, ...]] = [header]
+    def told(self, width: int | None = None) -> str:
+        """As text, for a terminal of `width` characters: where the table does not fit, verdicts come before intervals and those of the scores are left out; where
+        that does not fit either, each variant is a sentence."""
+        lines: list[tuple[str, ...]] = [("", self.metric, "95 % interval", "to the best", "corrected interval", "")]
         for row in self.rows:
             difference = row.difference
             lines.append((row.name, number(row.score.value), between(row.score), "" if difference is None else signed(difference.value),
                           "" if difference is None else between(difference, signed), row.verdict))  # fmt: skip
-        return "\n".join([f"{self.split}, {'higher' if self.higher_is_better else 'lower'} is better", *aligned(lines), *("  " + note for note in self.notes)])
+        table = aligned(lines)
+        if width is not None and max(map(len, table)) > width:
+            table = aligned([(line[0], line[1], line[5], line[3], line[4]) for line in lines])
+        if width is not None and max(map(len, table)) > width:
+            table = [
+                f"  {name}: {score}, {verdict}{f', {apart} to the best ({bounds})' if apart else ''}" for name, score, _, apart, bounds, verdict in lines[1:]
+            ]
+        return "\n".join([f"{self.split}, {'higher' if self.higher_is_better else 'lower'} is better", *table, *("  " + note for note in self.notes)])
+
+    def __repr__(self) -> str:
+        return self.told()
 
     def report(self, path: str | Path = "comparison.html") -> Path:
         """Write the comparison as one HTML file, complete in itself, and return its path."""

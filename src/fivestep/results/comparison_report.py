@@ -50,7 +50,9 @@ def verdict(comparison: Any) -> str:
     elif comparison.better:
         look, told = "good", f"{best.name} is shown better than all {len(others)} others."
     elif close:
-        count = f"{len(close)} of {len(others)} others" if len(others) > 1 else "the other one"
+        count = (
+            "the other one" if len(others) == 1 else f"all {len(others)} others" if len(close) == len(others) else f"{len(close)} of the {len(others)} others"
+        )
         look, told = "warn", f"{best.name} has the best score, but its lead over {count} could be luck."
     else:
         look, told = "warn", f"{best.name} stands alone: there is nothing to compare it with."
@@ -64,10 +66,10 @@ def variants_table(comparison: Any) -> str:
     for row in comparison.rows[:MOST_ROWS]:
         score, difference = row.score, row.difference
         rows.append([
-            Cell(f'<span style="white-space:nowrap">{text(row.name)}</span>'), number(score.value), Cell(text(interval(score)), "n"), Cell("" if difference is None else text(number_text(difference.value)), "n"),
+            row.name, number(score.value), Cell(text(interval(score)), "n"), Cell("" if difference is None else text(number_text(difference.value)), "n"),
             Cell("" if difference is None else text(interval(difference)), "n"),
             Cell("" if difference is None else strip(f"difference {number_text(difference.value)}, interval {interval(difference)}", difference.value, difference.low, difference.high, 0.0)),
-            Cell(f'<span class="tag {LOOKS.get(row.verdict, "")}">{text(row.verdict)}</span>'), number(row.replicates),
+            Cell(f'<span class="tag {LOOKS.get(row.verdict, "")}">{text(row.verdict).replace(" (", "<br>(")}</span>'), number(row.replicates),
         ])  # fmt: skip
     more = f"; {len(comparison.rows) - MOST_ROWS:,} more are left out" if len(comparison.rows) > MOST_ROWS else ""
     heads = ["variant", comparison.metric, "95 % interval", "to the best", "corrected interval", "bar: interval, line: no difference", "", "trainings"]
@@ -75,7 +77,7 @@ def variants_table(comparison: Any) -> str:
 
 
 def interval(one: Any) -> str:
-    return "–" if one.low is None or one.high is None else f"{number_text(one.low)} to {number_text(one.high)}"
+    return "–" if one.low is None or one.high is None else f"{number_text(one.low, 3)} to {number_text(one.high, 3)}"
 
 
 def notes(comparison: Any) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 import struct
 import unicodedata
 import zlib
@@ -49,12 +50,12 @@ table{border-collapse:collapse;font-size:.9rem;width:100%;font-variant-numeric:t
 th,td{padding:.32rem .6rem;text-align:left;vertical-align:middle;border-bottom:1px solid var(--edge)}
 tbody tr:last-child>*{border-bottom:0}
 th{font-weight:600;background:var(--panel)}
-tbody th{position:sticky;left:0;max-width:11rem;overflow-wrap:anywhere}
+tbody th{position:sticky;left:0;max-width:11rem;overflow-wrap:break-word}
 tbody th:not(.n){min-width:6rem}
 td.n,th.n{text-align:right;white-space:nowrap}
 td.w{min-width:11rem}
 td.long{overflow-wrap:anywhere;min-width:9rem;max-width:22rem}
-.heat td{text-align:center}
+.heat td:not(.n),.heat thead th:not(:first-child):not(.n){text-align:center}
 """
 STYLE += "".join(f".h{level}{{background:rgba(var(--heat),{level * 0.035:.3f})}}" for level in range(1, 11))
 STYLE += "".join(f".x{level}{{background:rgba(var(--wrong),{level * 0.035:.3f})}}" for level in range(1, 11))  # light tints: numbers on them stay readable
@@ -90,11 +91,13 @@ footer{padding:1.5rem 1rem 2.5rem;font-size:.86rem;color:var(--soft)}
 @media (max-width:34rem){body{font-size:15px}th,td{padding:.28rem .45rem}h1{font-size:1.35rem}}
 @media print{:root{color-scheme:light;--ink:#000;--soft:#444;--paper:#fff;--panel:#f3f3f3;--edge:#bbb;--link:#000}
 body{font-size:9.5pt}nav{display:none}.scroll{overflow:visible;border:0}
-table{font-size:8pt}th,td{padding:.2rem .35rem;overflow-wrap:anywhere}td.n{overflow-wrap:normal}td.n,th.n,.tag{white-space:normal}thead th{min-width:3.6rem;font-size:7.5pt}tbody th:not(.n),td.long,td.w{min-width:0}
+table{font-size:8pt}th,td{padding:.2rem .3rem;overflow-wrap:break-word}td.long{overflow-wrap:anywhere}table.wide,table.wide thead th{font-size:6.6pt}td.n,th.n,.tag{white-space:normal}thead th{font-size:7.5pt}tbody th:not(.n),td.long,td.w{min-width:0}
 .grid2{grid-template-columns:1fr 1fr}.tiles{grid-template-columns:repeat(5,1fr)}svg.spark{width:6.5rem}
 figure,tr,.finding,.tiles li{break-inside:avoid}h2,h3,h2+p,summary{break-after:avoid}
 details::details-content{content-visibility:visible;block-size:auto;opacity:1}pre{white-space:pre-wrap}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
+
+MANY_COLUMNS = 9  # more are set smaller on paper
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
@@ -120,6 +123,16 @@ def text(value: Any, most: int = 300) -> str:
     if not whole.isprintable():
         whole = "".join(sign if sign in "\n\t" or not unicodedata.category(sign).startswith("C") else f"\\u{ord(sign):04x}" for sign in whole)
     return html.escape(whole)
+
+
+def breakable(value: Any, most: int = 300) -> str:
+    """As `text`, with the places at which a word may be broken in a narrow column: after underscores, and in what is longer than any word.
+
+    >>> breakable("body_mass_g")
+    'body_<wbr>mass_<wbr>g'
+    """
+    marked = re.sub(r"(_+(?=[^\s_])|[^\s_]{16}(?=[^\s_]{5}))", "\\1\0", html.unescape(text(value, most)))
+    return html.escape(marked).replace("\0", "<wbr>")
 
 
 class Cell(str):
@@ -158,14 +171,15 @@ def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[Any]], *, 
     The head of a column stands where its cells do: right over numbers.
     """
     looks = [{cell.look for row in rows if isinstance(cell := row[position], Cell)} for position in range(len(heads))]
-    head = "".join(f'<th scope="col"{" class=n" if "n" in kinds else ""}>{text(name, 80)}</th>' for name, kinds in zip(heads, looks))
+    head = "".join(f'<th scope="col"{" class=n" if "n" in kinds else ""}>{breakable(name, 80)}</th>' for name, kinds in zip(heads, looks))
     body = []
     for row in rows:
         cells = []
         for position, cell in enumerate(row):
-            content, kind = (cell, f' class="{cell.look}"' if cell.look else "") if isinstance(cell, Cell) else (text(cell), "")
+            content, kind = (cell, f' class="{cell.look}"' if cell.look else "") if isinstance(cell, Cell) else (breakable(cell), "")
             cells.append(f'<th scope="row"{kind}>{content}</th>' if position == 0 else f"<td{kind}>{content}</td>")
         body.append(f"<tr>{''.join(cells)}</tr>")
+    look = f"{look} wide".strip() if len(heads) > MANY_COLUMNS else look
     kind = f' class="{look}"' if look else ""
     told = text(caption)
     return (

@@ -48,7 +48,7 @@ def rows_section(run: Any, found: diagnosis.Predicted, measured: Any) -> str:
             told += [number(float(found.losses[place]))]
         if names:
             told += [
-                Cell(text(diagnosis.value_text(value), 40), "long" if isinstance(value, str) else "n")
+                Cell(text(diagnosis.value_text(value), 40), ("long" if len(value) > 20 else "") if isinstance(value, str) else "n")
                 for value in diagnosis.input_values(run, found.split, row, names)
             ]
         rows.append(told)
@@ -122,7 +122,7 @@ def importance_section(measured: Importances | str) -> str:
         f"the rows. Columns that tell the same hide each other, and this says what the model uses, not what causes the target.{rest} {measured.note}"
     )
     caption = f"Permutation importance, {counted(measured.repeats, 'deal')} each, 95 % intervals over rows"
-    return words + table(caption, ["column", "growth", "95 % interval", "drawn", "told"], rows)
+    return words + table(caption, ["column", "growth", "95 % interval", "drawn", ""], rows)
 
 
 def subgroups_section(run: Any, found: diagnosis.Predicted) -> str:

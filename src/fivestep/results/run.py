@@ -278,7 +278,7 @@ class Model:
             )
             if decoding.temperature == 1.0 or "loss" not in scores:
                 return scores
-            told = f"probabilities are of temperature {decoding.temperature:.3g}, fitted on validation; the loss is of the model's own outputs"
+            told = f"probabilities: of the outputs divided by {decoding.temperature:.3g} (a temperature fitted on validation rows); the loss is of the outputs as they are"
             return replace_fields(scores, notes=(*scores.notes, told))
         except (UsageError, DataError) as error:
             if metrics is not None or more.get("loss") is None:

@@ -20,9 +20,11 @@ from torch import Tensor
 
 from fivestep import seeds
 from fivestep.data.batches import Batch, InMemoryBatches, map_tensors, tensors_of
+from fivestep.errors import Interrupted
 from fivestep.train import epochs, loop
 from fivestep.train.epochs import Plan
 from fivestep.train.events import EpochEnded, RunEnded, RunStarted
+from fivestep.train.signals import StopSignal
 from fivestep.train.stack import PartOfStack, Stack, Streams
 from fivestep.train.stackable import Member, why_alone
 from fivestep.train.stacked_optimizer import StackedOptimizer, clip_members, group_names
@@ -247,6 +249,13 @@ class Population:
                     self.cut()
                 if self.after_epoch is not None and self.epoch < first.epochs and self.running():
                     self.after_epoch(self)
+        except BaseException as error:  # observers are told, as of a run alone: trackers close what they have opened
+            status = "stopped" if isinstance(error, (Interrupted, KeyboardInterrupt, StopSignal)) else "failed"
+            for member in self.members:
+                training = member.training
+                ended = RunEnded(training.epoch, training.step, str(error) or type(error).__name__, training.epoch, time.perf_counter() - began, status)
+                epochs.notify(member.plan, ended)
+            raise
         finally:
             self.release()
         for member in self.members:

@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,7 +22,6 @@ import torch
 from fivestep.train.events import EpochEnded, RunEnded, RunStarted
 
 BLOCKS, PLAIN_BLOCKS = "▁▂▃▄▅▆▇█", "_.-=+*#@"
-NARROW = 72  # columns of a terminal below which words give way
 MOST_LINES = 14  # columns or layers that are shown; the report has all
 COLOURS = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
@@ -268,7 +268,7 @@ def checks_words(session: Any) -> str:
         return "off (checks=False)"
     kinds = [finding.severity for finding in session.findings]
     told = [counted(kinds.count(kind), kind) for kind in ("error", "warning", "note") if kind in kinds]
-    return ", ".join(told) if told else "nothing found"
+    return ", ".join(told) + (" (in the report)" if "note" in kinds else "") if told else "nothing found"
 
 
 def model_words(session: Any) -> str:
@@ -350,6 +350,20 @@ def say_findings(findings: Any, stream: Any = None) -> None:
             print(finding, file=stream or sys.stderr, flush=True)
 
 
+def print_lines(text: Any, stream: Any = None) -> None:
+    """Text on stdout, or what tells itself to a `width` (a sweep, a comparison); in a terminal its lines are broken between words, and what is carried over stands
+    under where its line begins."""
+    out = stream or sys.stdout
+    if not getattr(out, "isatty", lambda: False)():
+        print(text, file=out)
+        return
+    width = shutil.get_terminal_size().columns
+    for line in (text.told(width) if hasattr(text, "told") else str(text)).splitlines():
+        indent = " " * (len(line) - len(line.lstrip()))
+        kept = len(line) <= width
+        print(line if kept else textwrap.fill(line.strip(), width, initial_indent=indent, subsequent_indent=indent + "  ", break_on_hyphens=False), file=out)
+
+
 def print_scores(scores: Any, stream: Any = None) -> None:
     """The table of scores on stdout; in a terminal what is not better than no skill is red, and what is better green."""
     out = stream or sys.stdout
@@ -360,9 +374,9 @@ def print_scores(scores: Any, stream: Any = None) -> None:
     from rich.text import Text
 
     width = shutil.get_terminal_size().columns
-    told = Text(repr(scores) if width >= NARROW else repr(scores).replace(" than no skill\n", "\n"))  # the column's head says it
+    told = Text(scores.told(width))
     told.highlight_regex(r"(?<!NOT shown )\bbetter( than no skill)?$", "green")
-    told.highlight_regex(r"NOT shown better|WORSE|By none of these scores .*", "bold red")
+    told.highlight_regex(r"NOT shown better|not shown$|WORSE|By none of these scores .*", "bold red")
     Console(file=out, highlight=False, width=width).print(told)  # sentences are wrapped between words
 
 

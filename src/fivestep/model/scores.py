@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -153,7 +153,7 @@ class Scores(Mapping[str, Score]):
 
     def told(self, width: int | None = None) -> str:
         """As text, for a terminal of `width` characters: where the table does not fit, its verdicts are said in fewer words (its head says "no skill")."""
-        rows = [("", "value", "95 % interval", "no skill", "")] + [(score.name, *score.texts()) for score in self.scores]
+        rows: list[tuple[str, ...]] = [("", "value", "95 % interval", "no skill", "")] + [(score.name, *score.texts()) for score in self.scores]
         used = [column for column in range(5) if column < 2 or any(row[column] for row in rows[1:])]
         lines = _table(rows, used, "  ", "  ")
         for shorter, gap, indent in (((" than no skill", ""), "  ", "  "), (("NOT shown better", "not shown"), " ", "")):
@@ -172,7 +172,7 @@ class Scores(Mapping[str, Score]):
         return f"<table><caption>{html.escape(self._headline())}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><small>{notes}</small>"
 
 
-def _table(rows: list[tuple[str, str, str, str, str]], used: list[int], gap: str, indent: str) -> list[str]:
+def _table(rows: Sequence[tuple[str, ...]], used: list[int], gap: str, indent: str) -> list[str]:
     """Names and verdicts stand left, numbers right."""
     widths = {column: max(len(row[column]) for row in rows) for column in used}
     return [indent + gap.join(row[c].ljust(widths[c]) if c in (0, 4) else row[c].rjust(widths[c]) for c in used).rstrip() for row in rows]

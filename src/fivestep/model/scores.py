@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -172,7 +172,7 @@ class Scores(Mapping[str, Score]):
         return f"<table><caption>{html.escape(self._headline())}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><small>{notes}</small>"
 
 
-def _table(rows: list[tuple[str, str, str, str, str]], used: list[int], gap: str, indent: str) -> list[str]:
+def _table(rows: Sequence[tuple[str, ...]], used: list[int], gap: str, indent: str) -> list[str]:
     """Names and verdicts stand left, numbers right."""
     widths = {column: max(len(row[column]) for row in rows) for column in used}
     return [indent + gap.join(row[c].ljust(widths[c]) if c in (0, 4) else row[c].rjust(widths[c]) for c in used).rstrip() for row in rows]

@@ -7,10 +7,13 @@ or sweep; the model and the data are sent once, as shared memory, and a job is t
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import contextlib
 import multiprocessing
 import pickle
+import queue
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -43,19 +46,23 @@ def trained(train: Train, jobs: Sequence[Any], workers: int) -> Iterator[Any]:
         if others < 1:
             yield from map(train, jobs)
             return
+        # The others take jobs from the front and this process from the back, until they meet. A process has one job at a time: a pool that was given all of them would
+        # hold some back in its queue, and at the end this process would wait for them.
+        left, ended = collections.deque(range(len(jobs))), queue.SimpleQueue[concurrent.futures.Future[Any]]()
         with concurrent.futures.ProcessPoolExecutor(others, mp_context=context(), initializer=begin, initargs=(train, list(jobs))) as pool:
-            waiting = {pool.submit(train_number, number): number for number in range(len(jobs))}
+            feeders = [threading.Thread(target=feed, args=(pool, left, ended), daemon=True) for _ in range(others)]
+            for feeder in feeders:  # in threads, as the first job waits until the server has done its imports
+                feeder.start()
+            missing = len(jobs)
             try:
-                # The others take jobs from the front and this process from the back, until they meet.
-                for future, number in reversed(list(waiting.items())):
-                    if future.cancel():
-                        del waiting[future]
-                        yield train(jobs[number])
-                    for done in [one for one in waiting if one.done()]:
-                        del waiting[done]
-                        yield done.result()
-                for done in concurrent.futures.as_completed(waiting):
-                    yield done.result()
+                while missing:
+                    own = taken(left.pop)
+                    if own is not None:
+                        yield train(jobs[own])
+                        missing -= 1
+                    while missing and (own is None or not ended.empty()):
+                        yield ended.get().result()
+                        missing -= 1
             except BrokenProcessPool as error:
                 raise TrainingError(
                     "A worker process died. Either the system ended it (memory: each of the processes holds a model and its batches), or it could not start: a script must "
@@ -63,10 +70,31 @@ def trained(train: Train, jobs: Sequence[Any], workers: int) -> Iterator[Any]:
                     "and without workers= there is one process."
                 ) from error
             except BaseException:
+                left.clear()
                 pool.shutdown(wait=False, cancel_futures=True)
                 for child in set(multiprocessing.active_children()) - before:
                     child.terminate()  # a run with a folder saves itself on this signal and goes on with the next call
                 raise
+
+
+def feed(pool: concurrent.futures.Executor, left: collections.deque[int], ended: queue.SimpleQueue[concurrent.futures.Future[Any]]) -> None:
+    """One process of the pool gets job after job; each is handed on when it has ended, or as the error that ended the pool."""
+    while (number := taken(left.popleft)) is not None:
+        try:
+            future = pool.submit(train_number, number)
+            concurrent.futures.wait([future])
+        except Exception as error:  # the pool is broken or was shut down: told where results are read
+            future = concurrent.futures.Future()
+            future.set_exception(error)
+        ended.put(future)
+
+
+def taken(take: Callable[[], int]) -> int | None:
+    """A job from an end of the deque, whose methods are atomic; None where none is left."""
+    try:
+        return take()
+    except IndexError:
+        return None
 
 
 def context() -> Any:

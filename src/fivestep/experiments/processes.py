@@ -1,7 +1,7 @@
 """Trainings in worker processes: what is bound by arithmetic takes several cores.
 
-Enters: a model, jobs, how many processes. Leaves: each job's trial as soon as it has ended. The decisions that shaped it: this process is one of the workers, so
-nothing waits while the others import torch (3 to 4 seconds); where forking is safe they are forked from a server that has imported everything once and stays for the next group
+Enters: a model, jobs, how many processes. Leaves: each job's trial as soon as it has ended. The decisions that shaped it: this process is one of the workers;
+where forking is safe they are forked from a server that has imported everything once and stays for the next group
 or sweep; the model and the data are sent once, as shared memory, and a job is then one number.
 """
 
@@ -50,9 +50,10 @@ def trained(train: Train, jobs: Sequence[Any], workers: int) -> Iterator[Any]:
         # hold some back in its queue, and at the end this process would wait for them.
         left, ended = collections.deque(range(len(jobs))), queue.SimpleQueue[concurrent.futures.Future[Any]]()
         with concurrent.futures.ProcessPoolExecutor(others, mp_context=context(), initializer=begin, initargs=(train, list(jobs))) as pool:
-            feeders = [threading.Thread(target=feed, args=(pool, left, ended), daemon=True) for _ in range(others)]
-            for feeder in feeders:  # in threads, as the first job waits until the server has done its imports
-                feeder.start()
+            # The first jobs start the processes, from this thread: what is sent then must not change meanwhile, as it would if a training went on beside.
+            first = [pool.submit(train_number, left.popleft()) for _ in range(others)]
+            for future in first:
+                threading.Thread(target=feed, args=(pool, future, left, ended), daemon=True).start()
             missing = len(jobs)
             try:
                 while missing:
@@ -77,16 +78,24 @@ def trained(train: Train, jobs: Sequence[Any], workers: int) -> Iterator[Any]:
                 raise
 
 
-def feed(pool: concurrent.futures.Executor, left: collections.deque[int], ended: queue.SimpleQueue[concurrent.futures.Future[Any]]) -> None:
-    """One process of the pool gets job after job; each is handed on when it has ended, or as the error that ended the pool."""
-    while (number := taken(left.popleft)) is not None:
+def feed(
+    pool: concurrent.futures.Executor,
+    future: concurrent.futures.Future[Any],
+    left: collections.deque[int],
+    ended: queue.SimpleQueue[concurrent.futures.Future[Any]],
+) -> None:
+    """One process of the pool, which has its first job, gets job after job; each is handed on when it has ended, or as the error that ended the pool."""
+    while True:
+        concurrent.futures.wait([future])
+        ended.put(future)
+        number = taken(left.popleft)
+        if number is None:
+            return
         try:
             future = pool.submit(train_number, number)
-            concurrent.futures.wait([future])
         except Exception as error:  # the pool is broken or was shut down: told where results are read
             future = concurrent.futures.Future()
             future.set_exception(error)
-        ended.put(future)
 
 
 def taken(take: Callable[[], int]) -> int | None:

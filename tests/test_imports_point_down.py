@@ -37,6 +37,7 @@ PLACES = {
     "fivestep.data": 7,
     "fivestep.model": 7,
     "fivestep.seeds": 8,
+    "fivestep.threads": 8,
     "fivestep.settings": 8,
     "fivestep.files": 8,
     "fivestep.figures": 8,

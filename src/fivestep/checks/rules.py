@@ -17,6 +17,7 @@ from fivestep import seeds
 from fivestep.checks.findings import Finding
 from fivestep.checks.probe import Probe
 from fivestep.checks.subject import Subject
+from fivestep.threads import one_thread
 
 Rule = Callable[[Subject, Probe], Finding | list[Finding] | None]
 
@@ -53,17 +54,6 @@ def quietly() -> Iterator[None]:
     with seeds.restored(0), warnings.catch_warnings(), torch.enable_grad(), contextlib.redirect_stdout(io.StringIO()), one_thread():
         warnings.simplefilter("ignore")
         yield
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Probes are small: on one thread they take no longer, and a busy machine does not stretch them threefold. The number is given back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def could_not_check(codes: Sequence[str], reason: str) -> Finding:

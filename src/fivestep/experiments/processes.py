@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import contextlib
 import multiprocessing
 import pickle
 import queue
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 
 from fivestep.errors import TrainingError
+from fivestep.threads import one_thread
 
 Train = Callable[[Any], Any]  # one job -> what is handed back
 IMPORTED = ["fivestep.experiments.training", "torch._dynamo"]  # torch imports the second with the first optimizer, which takes as long as torch itself
@@ -113,17 +113,6 @@ def context() -> Any:
         made.set_forkserver_preload(IMPORTED)
         return made
     return multiprocessing.get_context("spawn")
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Two processes with two threads each would wait for each other on two cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 # -- in the other processes ----------------------------------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 
 import fivestep as fs
 from fivestep.experiments import memory, stacking
+from fivestep.experiments.sweeps import read_sweep
 
 
 def test_the_plan_puts_what_shares_a_graph_together_and_tells_why_the_rest_is_alone(splits: Any) -> None:
@@ -54,24 +56,36 @@ torch.set_num_threads(1)
 x = torch.randn(4000, 8)
 splits = fs.Splits((x[:3000], x[:3000, :1]), val=(x[3000:], x[3000:, :1]))
 net = lambda: nn.Sequential(nn.Linear(8, 200), nn.Tanh(), nn.Tanh(), nn.Tanh(), nn.Tanh(), nn.Tanh(), nn.Linear(200, 1))
-given = dict(loss="MSELoss", optimizer="SGD", batch_size=3000, epochs=1, device="cpu", folder=None, checks=False, stack=True)
-fs.sweep(net, splits, {"lr": [0.001, 0.01]}, **given)  # everything is imported
+given = dict(loss="MSELoss", optimizer="SGD", batch_size=3000, epochs=1, device="cpu", checks=False, stack=True)
+fs.sweep(net, splits, {"lr": [0.001, 0.01]}, folder=None, **given)  # everything is imported
 if sys.argv[1] == "uncut":
     stacking.SHARE_OF_MEMORY = 100
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + 600_000_000, resource.RLIM_INFINITY))
-found = fs.sweep(net, splits, {"lr": [0.0001 * k for k in range(1, 61)]}, **given)
-print(len(found.plan), {trial.how for trial in found.trials}, len(found.trials), found.plan[0].reason)
+found = fs.sweep(net, splits, {"lr": [0.0001 * k for k in range(1, 61)]}, folder=sys.argv[2], **given)
+print([len(group.jobs) for group in found.plan], {trial.how for trial in found.trials}, len(found.trials), found.plan[0].reason)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a limit on a process's memory")
-def test_where_the_memory_is_too_small_for_all_at_once_the_cut_groups_fit_and_an_uncut_one_is_halved() -> None:
-    cut, halved = (subprocess.run([sys.executable, "-c", WIDE, way], capture_output=True, text=True) for way in ("cut", "uncut"))
+def test_where_the_memory_is_too_small_for_all_at_once_the_cut_groups_fit_and_an_uncut_one_is_halved(tmp_path: Path) -> None:
+    run = lambda way: subprocess.run([sys.executable, "-c", WIDE, way, tmp_path / way], capture_output=True, text=True)  # noqa: E731
+    cut, halved = run("cut"), run("uncut")
     assert cut.returncode == 0, cut.stderr
-    assert int(cut.stdout.split()[0]) > 1 and "{'stacked'} 60 " in cut.stdout and "to fit the memory" in cut.stdout and "more memory" not in cut.stderr
+    assert len(sizes_of(cut.stdout)) > 1 and "{'stacked'} 60 " in cut.stdout and "to fit half of the" in cut.stdout and "more memory" not in cut.stderr
     assert halved.returncode == 0, halved.stderr
-    assert halved.stdout.startswith("1 {'stacked'} 60 ") and "60 stacked need more memory than there is: 30 and 30" in halved.stderr
+    assert "60 stacked need more memory than there is: 30 and 30" in halved.stderr and "{'stacked'} 60 " in halved.stdout
+    # The plan that is shown, stored and read again is what ran.
+    sizes = sizes_of(halved.stdout)
+    assert len(sizes) > 1 and sum(sizes) == 60 and "60 at once needed more memory than there was" in halved.stdout
+    (folder,) = (tmp_path / "uncut").iterdir()
+    stored = json.loads((folder / "plan.json").read_text())["groups"]
+    assert [len(group["jobs"]) for group in stored] == sizes and all("60 at once needed more memory" in group["reason"] for group in stored)
+    assert [len(group.jobs) for group in read_sweep(folder).plan] == sizes
+
+
+def sizes_of(told: str) -> list[int]:
+    return json.loads(told[: told.index("]") + 1])
 
 
 def test_the_bytes_of_a_member_are_counted_while_it_trains() -> None:

@@ -96,9 +96,13 @@ def test_a_killed_sweep_goes_on_where_it_was_and_ends_in_the_same_numbers(tmp_pa
 
 
 def test_a_sweep_that_has_ended_is_read_back_under_its_name_and_trains_nothing(splits: Any, tmp_path: Path) -> None:
-    call = lambda: fs.sweep(Net, splits, {"lr": [0.001, 0.05]}, epochs=2, quiet=True, device="cpu", folder=tmp_path, name="rates")  # noqa: E731
-    first, second = call(), call()
-    assert second.plan == [] and [trial.value for trial in first.trials] == [trial.value for trial in second.trials]
+    seen: list[Any] = []
+    call = lambda: fs.sweep(  # noqa: E731
+        Net, splits, {"lr": [0.001, 0.05]}, epochs=2, quiet=True, device="cpu", folder=tmp_path, name="rates", observers=[seen.append]
+    )
+    first, trained, second = call(), len(seen), call()
+    assert trained and len(seen) == trained and [str(group) for group in second.plan] == [str(group) for group in first.plan]
+    assert [trial.value for trial in first.trials] == [trial.value for trial in second.trials]
 
 
 def test_workers_give_the_numbers_of_one_process(splits: Any) -> None:

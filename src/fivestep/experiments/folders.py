@@ -112,20 +112,14 @@ def keep_plan(folder: Path | None, asked: Mapping[str, Any], groups: Sequence[Gr
         runs.write(folder, "plan.json", {"asked": dict(asked), "groups": rows})
 
 
-def read_plan(folder: Path | None, asked: Mapping[str, Any], jobs: Sequence[Job], ended: Mapping[str, Trial]) -> list[Group] | None:
-    """The groups of before that have trainings left; None where there is no plan, or another one was asked for.
+def read_plan(folder: Path | None, asked: Mapping[str, Any] | None, jobs: Sequence[Job], ended: Mapping[str, Trial]) -> list[Group]:
+    """The groups of before. Where another plan is asked for now (`asked`; None: nothing is), only what has ended of them.
 
-    A plan depends on the memory that was free: made anew, a stack of another size could end in other bits. Of a stack all members are kept, also those that have
-    ended, as its checkpoint holds all of them.
+    A plan depends on the memory that was free: made anew, a stack of another size could end in other bits.
     """
     table = None if folder is None else runs.read(folder, "plan.json")
-    if table is None or table["asked"] != dict(asked):
-        return None
-    by_name = {job.name: job for job in jobs}
-    groups = []
-    for row in table["groups"]:
-        left = [name for name in row["jobs"] if name not in ended]
-        kept = row["jobs"] if row["how"] == "stacked" else left
-        if left:
-            groups.append(Group(tuple(by_name[name] for name in kept), row["how"], row["reason"], row["shared"]))
-    return groups
+    if table is None:
+        return []
+    by_name = {job.name: job for job in jobs if table["asked"] == asked or job.name in ended}
+    groups = [Group(tuple(by_name[name] for name in row["jobs"] if name in by_name), row["how"], row["reason"], row["shared"]) for row in table["groups"]]
+    return [group for group in groups if group.jobs]

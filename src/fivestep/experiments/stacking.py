@@ -118,15 +118,16 @@ def plan_alike(make_model: Any, jobs: Sequence[Job], *, force: bool, same_order:
         flops, per_member, device = tried(make_model, [jobs[0], jobs[-1]], shared, force, otherwise)
     except Unstackable as told:
         return [Group(tuple(jobs), otherwise, str(told))]
-    most = max(1, min(MOST_MEMBERS, int(SHARE_OF_MEMORY * available_bytes(device) / max(1.0, per_member))))
+    free = available_bytes(device)
+    most = max(1, min(MOST_MEMBERS, int(SHARE_OF_MEMORY * free / max(1.0, per_member))))
     if most < 2:
-        return [Group(tuple(jobs), otherwise, f"one member needs {per_member / 1e6:,.0f} MB")]
+        return [Group(tuple(jobs), otherwise, f"one member needs {per_member / 1e6:,.2g} MB, and {free / 1e6:,.2g} MB are free")]
     count = -(-len(jobs) // most)
     size = -(-len(jobs) // count)
     told = f"one graph, {flops / 1e6:.2g} million multiplications and additions a forward pass, {per_member / 1e6:.2g} MB a member"
     told += "" if shared else "; each has its own rows in its own order" if folds else "; each has its own order of rows"
     if count > 1:
-        told += f"; {len(jobs)} cut into {count} to fit the memory" if most < MOST_MEMBERS else f"; at most {MOST_MEMBERS} at once"
+        told += f"; {len(jobs)} cut into {count} to fit half of the {free / 1e6:,.0f} MB that are free" if most < MOST_MEMBERS else f"; at most {MOST_MEMBERS} at once"
     return [Group(tuple(jobs[start : start + size]), "stacked", told, shared) for start in range(0, len(jobs), size)]
 
 

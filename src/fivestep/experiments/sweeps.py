@@ -174,7 +174,7 @@ def cross_validate(
 class Sweep:
     """Variants that were trained, and what can be said of them: `table`, `comparison`, `effects`, `best`, `best_settings`, `plot()`.
 
-    `trials` are the single trainings, `plan` the groups they were trained in, `folder` where all of it stands (None: nowhere).
+    `trials` are the single trainings, `plan` the groups they were trained in and why, `folder` where all of it stands (None: nowhere).
     """
 
     kind: str
@@ -209,20 +209,28 @@ class Sweep:
                 for trial in ended.values():
                     self.prune.read((trial.variant, trial.seed), dict(trial.curve))
             asked = {"stack": stack, "same_order": same_order, "workers": workers}
-            plan = folders.read_plan(self.folder, asked, self.jobs, ended)
-            self.plan = plan if plan is not None else stacking.plan_groups(self.make_model, left, **asked) if left else []
+            self.plan = folders.read_plan(self.folder, asked, self.jobs, ended)
+            planned = {job.name for group in self.plan for job in group.jobs}
+            if new := [job for job in left if job.name not in planned]:
+                self.plan = self.plan + stacking.plan_groups(self.make_model, new, **asked)
+            groups = [one for group in self.plan if (one := to_train(group, ended)).jobs]
             if left:
                 folders.keep_plan(self.folder, asked, self.plan)
                 say(f"{self.kind}: {len(self.changes)} variant{'s' * (len(self.changes) != 1)}, {len(left)} trainings")
-                for group in self.plan:
+                for group in groups:
                     say(f"  {group}")
+
+            def replan(instead: list[Group]) -> None:
+                self.plan = replanned(self.plan, instead)
+                folders.keep_plan(self.folder, asked, self.plan)
+
             task = Task(
                 self.make_model, self.folder, self.metric, self.mode, self.prune, folds=self.kind == "cross-validation", checks=self.given.get("checks", True),
                 compile_step=self.given.get("compile") == "step", checkpoint=self.given.get("checkpoint", "5min"),
-                on_checkpoint_error=self.given.get("on_checkpoint_error", "stop"), heard=heard, say=say,
+                on_checkpoint_error=self.given.get("on_checkpoint_error", "stop"), heard=heard, say=say, replan=replan,
             )  # fmt: skip
             errors: list[FivestepError] = []
-            for group in self.plan:
+            for group in groups:
                 for trial, error in train_group(task, group, workers):
                     if error is not None:
                         errors.append(error)
@@ -507,6 +515,7 @@ def read_sweep(folder: str | Path) -> Sweep:
         raise UsageError(f"{len(trials)} of {wanted} trainings of {folder} have ended. Call the sweep again, and it goes on; then there is something to tell.")
     made = Sweep(table["kind"], "the model", table["variants"], [], None, table["settings"], [], trials=trials, folder=folder, fold_ratio=table["fold_ratio"])
     made.seconds = sum(trial.seconds for trial in trials)
+    made.plan = folders.read_plan(folder, None, [Job(trial.variant, trial.seed, {}, None, trial.fold) for trial in trials], {job_name(one): one for one in trials})
     return made
 
 
@@ -528,6 +537,25 @@ def read_seeds(seeds: int | Sequence[int], first: int) -> list[int]:
     if not chosen or len(set(chosen)) < len(chosen) or any(isinstance(seed, bool) or not isinstance(seed, int) for seed in chosen):
         raise UsageError(f"seeds={seeds!r}: at least one seed, each a whole number and each once.")
     return chosen
+
+
+def to_train(group: Group, ended: Mapping[str, Trial]) -> Group:
+    """What is left of a group; of a stack all members while one is left, as its checkpoint holds all of them."""
+    left = tuple(job for job in group.jobs if job.name not in ended)
+    return group if left and group.how == "stacked" else replace(group, jobs=left)
+
+
+def replanned(plan: Sequence[Group], instead: Sequence[Group]) -> list[Group]:
+    """The plan with the jobs of `instead`, all of one group, in those groups."""
+    moved = {job.name for group in instead for job in group.jobs}
+    made: list[Group] = []
+    for group in plan:
+        rest = tuple(job for job in group.jobs if job.name not in moved)
+        if rest:
+            made.append(replace(group, jobs=rest))
+        if len(rest) < len(group.jobs):
+            made += instead
+    return made
 
 
 def model_name(make_model: Any) -> str:

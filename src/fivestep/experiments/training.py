@@ -46,6 +46,7 @@ class Task:
     on_checkpoint_error: str = "stop"
     heard: Listener = field(default_factory=Listener)
     say: Callable[[str], None] = print
+    replan: Callable[[list[Group]], None] = lambda instead: None  # jobs went another way than planned: the plan is to tell what ran
 
 
 def train_group(task: Task, group: Group, workers: int | None) -> Ended:
@@ -55,8 +56,7 @@ def train_group(task: Task, group: Group, workers: int | None) -> Ended:
             keeper = None if task.folder is None else keeper_of(task, group)
             ended: list[Stacked] | None = train_stacked(task, group, keeper)
         except Unstackable as told:
-            task.say(f"  one after another after all: {told}")
-            group = replace(group, how="alone", reason=str(told))
+            group = alone_instead(task, group, str(told))
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error) or len(group.jobs) < 2:
                 raise
@@ -84,8 +84,19 @@ def in_halves(task: Task, group: Group, workers: int | None) -> Ended:
     middle = len(group.jobs) // 2
     task.say(f"  {len(group.jobs)} stacked need more memory than there is: {middle} and {len(group.jobs) - middle} after each other")
     gc.collect()
-    for jobs in (group.jobs[:middle], group.jobs[middle:]):
-        yield from train_group(task, replace(group, jobs=jobs), workers)
+    reason = f"{group.reason}; {len(group.jobs)} at once needed more memory than there was"
+    halves = [replace(group, jobs=jobs, reason=reason) for jobs in (group.jobs[:middle], group.jobs[middle:])]
+    task.replan(halves)
+    for half in halves:
+        yield from train_group(task, half, workers)
+
+
+def alone_instead(task: Task, group: Group, reason: str) -> Group:
+    """The group one after another, for a reason that only showed when it was tried."""
+    task.say(f"  one after another after all: {reason}")
+    alone = replace(group, how="alone", reason=reason)
+    task.replan([alone])
+    return alone
 
 
 # -- stacked -----------------------------------------------------------------------------------------------------------------------------------------------
@@ -167,8 +178,7 @@ def in_workers(task: Task, group: Group, workers: int) -> Ended:
     train = functools.partial(fit_one, task.make_model, task.folder, task.metric, task.mode)
     reason = processes.why_not_sent(train, group.jobs)
     if reason is not None:
-        task.say(f"  one after another after all: a worker process cannot be given these objects ({reason})")
-        return train_group(task, replace(group, how="alone"), None)
+        return train_group(task, alone_instead(task, group, f"a worker process cannot be given these objects ({reason})"), None)
     return processes.trained(train, group.jobs, workers)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import multiprocessing
+import os
 import pickle
 import queue
 import threading
@@ -123,7 +124,16 @@ given: tuple[Train, list[Any]] | None = None  # of this worker process, for its 
 def begin(train: Train, jobs: list[Any]) -> None:
     global given
     torch.set_num_threads(1)
+    threading.Thread(target=end_with_parent, daemon=True).start()
     given = train, jobs
+
+
+def end_with_parent() -> None:
+    """A parent that was killed tells nobody: without this its workers would train on and then wait forever, beside those of the same call made again."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def train_number(number: int) -> Any:

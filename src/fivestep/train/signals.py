@@ -7,6 +7,7 @@ at once. A second signal ends the process at once. Handlers are set explicitly, 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -44,6 +45,8 @@ class Listener:
         self.number = number
         if not self.polled:
             raise StopSignal(number)
+        if multiprocessing.parent_process() is not None:
+            return  # a worker process: what stops is told once, by its parent
         with contextlib.suppress(OSError):
             os.write(2, f"\nStopping after this {self.edge}; once more stops at once.\n".encode())
 

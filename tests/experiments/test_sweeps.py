@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -270,6 +271,30 @@ def test_a_sweep_draws_its_pictures(splits: Any, kind: str) -> None:
     assert found.plot(kind).axes[0].get_ylabel()
     with pytest.raises(fs.UsageError, match="not known"):
         found.plot("cake")
+
+
+def test_the_front_of_score_against_time_is_the_one_found_by_hand_in_table_and_picture(splits: Any) -> None:
+    found = fs.sweep("linear", splits, {"lr": [0.01, 0.02, 0.03, 0.04, 0.05]}, epochs=1, checks=False, **QUIET)
+    # 0: the best. 1: worse, faster. 2: worse and slower than 1. 3: the fastest, as good as 1, which it so beats. 4: as fast as 0, worse than it.
+    scores, seconds = (1.0, 2.0, 3.0, 2.0, 1.5), (9.0, 5.0, 6.0, 4.0, 9.0)
+    found.trials = [replace(trial, value=score, resampled=None, seconds=time) for trial, score, time in zip(found.trials, scores, seconds)]
+    on_front = dict(zip(found.table["variant"], found.table["pareto"]))
+    assert on_front == {0: True, 1: False, 2: False, 3: True, 4: False}
+    axes = found.plot("time").axes[0]
+    assert sorted(tuple(line.get_xydata()[0]) for line in axes.lines[1:]) == [(4.0, 2.0), (9.0, 1.0)]
+    assert "seconds" in axes.get_xlabel() and "lower is better" in axes.get_ylabel()
+
+
+def test_pictures_have_the_houses_colours_and_scales_that_fit_the_factors(splits: Any) -> None:
+    from fivestep.experiments.plots import factor_heights
+    from fivestep.figures import COLOURS
+
+    found = fs.sweep(Net, splits, {"lr": [0.01, 0.1], "model.width": [2, 3]}, epochs=1, checks=False, **QUIET)
+    axes = found.plot("lr").axes[0]
+    assert {line.get_color() for line in axes.lines} <= set(COLOURS) and axes.get_xscale() == "log"
+    assert (
+        factor_heights([0.001, 0.01, 0.1]) == pytest.approx([0, 0.5, 1]) and factor_heights([1, 2, 3]) == [0, 0.5, 1] and factor_heights(["b", "a"]) == [0, 1]
+    )
 
 
 def test_a_refused_sweep_leaves_no_folder_behind(splits: Any, tmp_path: Path) -> None:

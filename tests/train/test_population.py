@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from fivestep import workflow
 from fivestep.data.data import Splits
@@ -144,10 +145,20 @@ def test_a_group_is_cut_when_half_of_it_has_stopped_and_the_rest_ends_as_alone(s
     rates = (0.0, 0.0, 0.001, 0.002)  # a rate of 0 never improves: it stops after 3 validations
     stacked = [session(net, splits, lr=lr, **settings) for lr in rates]
     alone = [session(net, splits, lr=lr, **settings) for lr in rates]
-    population = Population(members(stacked), shared=True)
+    work: dict[int, int] = {}  # by epoch: multiplications and additions of its last step
+
+    class Counted(Population):
+        def step(self, groups: Any, batch: Any) -> torch.Tensor:
+            with FlopCounterMode(display=False) as counter:
+                losses = super().step(groups, batch)
+            work[self.epoch] = counter.get_total_flops()
+            return losses
+
+    population = Counted(members(stacked), shared=True)
     population.prepare()
     report = population.run()
     assert report.cuts[0] == (3, 2) and population.stack.K == 2
+    assert work[0] == work[2] == 2 * work[3] > 0  # what has stopped costs nothing any more
     for one, other in zip(stacked, alone):
         epochs.train(other.training, other.plan)
         assert len(one.training.history) == len(other.training.history)

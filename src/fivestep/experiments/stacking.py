@@ -127,7 +127,11 @@ def plan_alike(make_model: Any, jobs: Sequence[Job], *, force: bool, same_order:
     told = f"one graph, {flops / 1e6:.2g} million multiplications and additions a forward pass, {per_member / 1e6:.2g} MB a member"
     told += "" if shared else "; each has its own rows in its own order" if folds else "; each has its own order of rows"
     if count > 1:
-        told += f"; {len(jobs)} cut into {count} to fit half of the {free / 1e6:,.0f} MB that are free" if most < MOST_MEMBERS else f"; at most {MOST_MEMBERS} at once"
+        told += (
+            f"; {len(jobs)} cut into {count} to fit half of the {free / 1e6:,.0f} MB that are free"
+            if most < MOST_MEMBERS
+            else f"; at most {MOST_MEMBERS} at once"
+        )
     return [Group(tuple(jobs[start : start + size]), "stacked", told, shared) for start in range(0, len(jobs), size)]
 
 

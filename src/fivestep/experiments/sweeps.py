@@ -419,7 +419,7 @@ class Sweep:
 
     def plot(self, kind: str = "auto") -> Any:
         """A matplotlib figure: "lr" (score against learning rate), "parallel" (all factors), "time" (score against seconds), or "folds"."""
-        from fivestep.watch.sweep_plots import plot_sweep
+        from fivestep.experiments.plots import plot_sweep
 
         return plot_sweep(self, kind)
 
@@ -515,7 +515,9 @@ def read_sweep(folder: str | Path) -> Sweep:
         raise UsageError(f"{len(trials)} of {wanted} trainings of {folder} have ended. Call the sweep again, and it goes on; then there is something to tell.")
     made = Sweep(table["kind"], "the model", table["variants"], [], None, table["settings"], [], trials=trials, folder=folder, fold_ratio=table["fold_ratio"])
     made.seconds = sum(trial.seconds for trial in trials)
-    made.plan = folders.read_plan(folder, None, [Job(trial.variant, trial.seed, {}, None, trial.fold) for trial in trials], {job_name(one): one for one in trials})
+    made.plan = folders.read_plan(
+        folder, None, [Job(trial.variant, trial.seed, {}, None, trial.fold) for trial in trials], {job_name(one): one for one in trials}
+    )
     return made
 
 

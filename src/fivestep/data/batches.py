@@ -17,11 +17,10 @@ from torch import Tensor
 
 from fivestep import seeds
 
-
 # Gathered at once. A whole epoch of W3's 188 MB took 136 ms, as its memory is fresh from the system each time; in pieces that the allocator gives again 23 ms
-# (4 MB; 37 ms at 16 MB, 28 ms batch by batch).
-PIECE_BYTES = 4_000_000
-ALIGNED = 64  # rows a piece is a multiple of: each batch then lies in memory as in a gather of the whole epoch, to a vector's width, so its bits are a hand loop's
+# (4 MB; 37 ms at 16 MB, 28 ms batch by batch). Pieces are multiples of 64 rows: each batch then lies in memory as in a gather of the whole epoch, to a vector's
+# width, so its bits are a hand loop's.
+PIECE_BYTES, ALIGNED_ROWS = 4_000_000, 64
 
 
 class Batch(NamedTuple):
@@ -144,7 +143,7 @@ class InMemoryBatches:
         self.batch_size, self.seed, self.chosen, self.augment = batch_size, seed, chosen, augment
         self.shuffle = shuffle and batch_size < self.num_rows
         row_bytes = sum(tensor.nbytes for tensor in tensors_of(self.data)) / max(1, self.num_rows)
-        unit = math.lcm(batch_size, ALIGNED)
+        unit = math.lcm(batch_size, ALIGNED_ROWS)
         self.piece_rows = unit * max(1, int(PIECE_BYTES / max(1, row_bytes * unit)))
 
     def steps(self, n: int) -> int:

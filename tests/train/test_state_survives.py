@@ -12,7 +12,8 @@ from torch.optim import lr_scheduler
 from torch.overrides import TorchFunctionMode
 
 from fivestep.data.batches import InMemoryBatches, LoaderBatches
-from fivestep.model.optimizers import make_optimizer, make_schedule, schedulers
+from fivestep.model.optimizers import make_optimizer
+from fivestep.model.schedules import make_schedule, schedulers
 from fivestep.train import checkpoints
 from fivestep.train.averaging import Average
 from fivestep.train.epochs import Training

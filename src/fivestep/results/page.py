@@ -91,9 +91,9 @@ footer{padding:1.5rem 1rem 2.5rem;font-size:.86rem;color:var(--soft)}
 @media screen and (max-width:34rem){body{font-size:15px}th,td{padding:.28rem .45rem}h1{font-size:1.35rem}svg.chart text{font-size:14px}td.long{min-width:15rem}td:not(.long){white-space:nowrap}}
 @media print{:root{color-scheme:light;--ink:#000;--soft:#444;--paper:#fff;--panel:#f3f3f3;--edge:#bbb;--link:#000}
 body{font-size:9.5pt}nav{display:none}.scroll{overflow:visible;border:0}
-table{font-size:8pt}th,td{padding:.2rem .3rem;overflow-wrap:break-word}td.long{overflow-wrap:anywhere}table.wide,table.wide thead th{font-size:6.6pt}td.n,th.n,.tag{white-space:normal}thead th{font-size:7.5pt}tbody th:not(.n),td.long,td.w,thead th.far{min-width:0}
+table{font-size:8pt}th,td{padding:.2rem .3rem;overflow-wrap:break-word}td.long{overflow-wrap:anywhere}table.wide,table.wide thead th{font-size:6.6pt}td.n,th.n,.tag{white-space:normal}thead th{font-size:7.5pt}tbody th:not(.n),td.long,td.w,thead th.far{min-width:0}table:not(.wide) td.long{min-width:5.5rem}
 .grid2{grid-template-columns:1fr 1fr}.tiles{grid-template-columns:repeat(5,1fr)}svg.spark{width:6.5rem}
-figure,tr,.finding,.tiles li,.scroll:not(:has(tbody tr:nth-child(16))){break-inside:avoid}h2,h3,h2+p,summary,.scroll{break-after:avoid}svg.chart text{font-size:14px}
+figure,p,tr,.finding,.tiles li,.scroll:not(:has(tbody tr:nth-child(16))){break-inside:avoid}h2,h3,h2+p,p:has(+details),summary,.scroll{break-after:avoid}svg.chart text{font-size:14px}
 details::details-content{content-visibility:visible;block-size:auto;opacity:1}pre{white-space:pre-wrap;font-size:7pt}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
 

@@ -101,6 +101,11 @@ def with_fences(text: str) -> str:
     return text.replace("  # doctest: +SKIP", "")
 
 
+def on_config(config: Any) -> None:
+    """mkdocs' hook: no 404.html, which only a server would show. These pages are opened from the disk, where its links lead nowhere."""
+    config.theme.static_templates.discard("404.html")
+
+
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """mkdocs' hook."""
     return markdown.replace(PLACE, globals()["page"]()) if PLACE in markdown else markdown

@@ -53,7 +53,9 @@ KERNEL = {
     "fivestep.settings",
     "fivestep.data.batches",
     "fivestep.model.losses",
+    "fivestep.model.optimizer_state",
     "fivestep.model.optimizers",
+    "fivestep.model.schedules",
     "fivestep.train.loop",
     "fivestep.train.capturing",
     "fivestep.train.chunks",
@@ -64,7 +66,7 @@ KERNEL = {
     "fivestep.train.parallel",
 }
 KERNEL_MAY_USE = KERNEL | {"fivestep.errors", "fivestep.files"}
-TRAIN_MAY_USE = {"fivestep.data.batches", "fivestep.model.losses", "fivestep.model.optimizers"}  # the loop gets callables and iterables, not our tables
+TRAIN_MAY_USE = {"fivestep.data.batches", "fivestep.model.losses", "fivestep.model.optimizer_state"}  # the loop gets callables and iterables, not our tables
 
 # Each of these costs 0.1 s to 1 s to import, or is optional: it stands inside the function that needs it.
 ONLY_INSIDE_FUNCTIONS = {

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"  # Okabe & Ito's palette: told apart with any colour vision
-COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#601800", "#000078")  # the last two are none of theirs, which are too pale for lines on white (2.3 to 1)
 LINES = ("-", "--", ":", "-.", (0, (6, 1)), (0, (1, 1)))  # and by more than colour
 
 
@@ -26,3 +26,16 @@ def as_png(made: Any) -> bytes:
     buffer = io.BytesIO()
     made.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
+
+
+def shortened(name: object, most: int) -> str:
+    """The name in at most `most` characters. Its middle is left out: names that begin alike stay apart, and a unit at the end is kept.
+
+    >>> shortened("growth of the yearly revenue (EUR)", 20)
+    'growth of the…(EUR)'
+    """
+    whole = str(name)
+    if len(whole) <= most:
+        return whole
+    end = most // 3
+    return f"{whole[: most - end - 1].rstrip()}…{whole[len(whole) - end :].lstrip()}"

@@ -40,7 +40,7 @@ from fivestep.feeding import (
     true_targets,
     weigher,
 )
-from fivestep.model import building, losses, models, optimizers
+from fivestep.model import building, losses, models, optimizers, schedules
 from fivestep.model import metrics as scoring
 from fivestep.results import runs
 from fivestep.results.eject import obstacles
@@ -208,7 +208,7 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     mode = ask["mode"] or ("min" if monitor == "loss" else scoring.direction(monitor))
     if mode is None:
         raise SettingsError(f"It cannot be told whether a larger {monitor!r} is better. Say mode='max' or mode='min'.")
-    schedule = optimizers.make_schedule(
+    schedule = schedules.make_schedule(
         None if ask["scheduler"] == "auto" else ask["scheduler"], optimizer, epochs=num_epochs, steps_per_epoch=train_batches.steps(0), mode=mode
     )
     keep = ("best" if splits.val is not None else "last") if ask["keep"] == "auto" else ask["keep"]

@@ -1093,6 +1093,13 @@ def _e01c(bad: bool) -> Case:
     return case(mlp(8, 1), "BCEWithLogitsLoss", "binary", X, y[:, None].float(), metric=accuracy, metric_name="accuracy", epochs=6)
 
 
+@rule("e13 a weight on one class that drowns the others", "E13", "L17")
+def _e13(bad: bool) -> Case:
+    X, y = blobs(900, C=3, sep=0.3, shares=[0.5, 0.3, 0.2])
+    weight = torch.tensor([1.0, 1.0, 3000.0 if bad else 2.0])
+    return case(nn.Linear(8, 3), lambda o, t: F.cross_entropy(o, t, weight=weight), "multiclass", X, y, epochs=10, lr=3e-2)
+
+
 @rule("e02 accuracy minimised", "E02")
 def _e02(bad: bool) -> Case:
     return classify(metric="accuracy", monitor="val_acc", mode="min" if bad else "max")

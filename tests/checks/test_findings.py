@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
@@ -12,6 +13,7 @@ import torch
 from adapter import CASES as SHARED
 
 import fivestep.checks
+from fivestep.checks.before import first_things_first
 from fivestep.checks.findings import CATALOGUE, Finding, worst
 
 
@@ -69,3 +71,16 @@ def test_the_catalogue_covers_the_shared_one() -> None:
         pytest.skip(f"no {path}: this checkout stands alone")
     codes = set(re.findall(r"^\| ([A-Z]\d\d) \|", path.read_text(), re.M))
     assert len(codes) > 100 and codes <= set(CATALOGUE)
+
+
+def test_what_is_likely_to_come_of_another_finding_says_to_mend_that_first():
+    pixels, large, reported = (Finding(code, "warning", "seen", {}, "cause", "its own fix") for code in ("D02", "M16", "P02"))
+    assert [finding.fix for finding in first_things_first([large, pixels, reported])] == [
+        "Mend D02 first: this is likely to come of it.",
+        "its own fix",
+        "its own fix",
+    ]
+    stuck = Finding("T04", "warning", "seen", {}, "cause", "its own fix")
+    assert first_things_first([stuck], [reported])[0].fix == "its own fix"
+    assert first_things_first([stuck], [pixels, reported])[0].fix == "Mend D02 first: this is likely to come of it."
+    assert first_things_first([stuck], [replace(pixels, severity="note")])[0].fix == "its own fix"

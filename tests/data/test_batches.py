@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import fivestep as fs
 from fivestep import seeds
 from fivestep.data import sources
-from fivestep.data.batches import InMemoryBatches, LoaderBatches, batch_order, count_examples, map_tensors, tensors_of
+from fivestep.data.batches import InMemoryBatches, LoaderBatches, Stacked, batch_order, count_examples, map_tensors, tensors_of
 
 PLAIN = dict(folder=None, quiet=True, device="cpu", checks=False)
 
@@ -73,6 +73,39 @@ def test_an_epoch_goes_on_from_any_step_with_the_same_bits(make, start):
     whole, rest = list(make(**options).epoch(2)), list(make(**options).epoch(2, start))
     assert len(rest) == 5 - start
     assert all(torch.equal(a.inputs, b.inputs) and torch.equal(a.targets[0], b.targets[0]) for a, b in zip(whole[start:], rest))
+
+
+def wide(rows: int = 3001, batch_size: int = 24):
+    """Rows of 4.4 kB, so that an epoch is gathered in several pieces."""
+    x, y = torch.randn(rows, 1101), torch.arange(rows)
+    return x, InMemoryBatches(x, (y,), None, batch_size=batch_size)
+
+
+def test_rows_gathered_in_pieces_lie_as_in_a_gather_of_the_whole_epoch():
+    x, batches = wide()
+    assert batches.piece_rows < 1000
+    whole = x.index_select(0, batch_order(len(x), 0, 2, True))
+    expected = whole.split(24)
+    found = list(batches.epoch(2))
+    assert len(found) == len(expected)
+    for mine, hand in zip(found, expected):
+        assert torch.equal(mine.inputs, hand) and mine.inputs.data_ptr() % 64 == hand.data_ptr() % 64
+    for start in (0, 1, 39, 40, 100, 125):
+        for mine, again in zip(found[start:], batches.epoch(2, start), strict=True):
+            assert torch.equal(mine.inputs, again.inputs) and torch.equal(mine.targets[0], again.targets[0])
+            assert mine.inputs.data_ptr() % 64 == again.inputs.data_ptr() % 64
+
+
+@pytest.mark.parametrize("alone", [0, 1])
+@pytest.mark.parametrize("rows", [23, 25, 4])
+def test_chunks_hold_the_batches_of_the_epoch(rows, alone):
+    x, y = arrays(rows)
+    batches = InMemoryBatches(x, (y,), None, batch_size=5)
+    for length in (2, 3):
+        for start in range(batches.steps(1) + 1):
+            singly = [batch for piece in batches.stacked(1, start, length, alone) for batch in (piece.singly() if isinstance(piece, Stacked) else [piece])]
+            for mine, hand in zip(singly, batches.epoch(1, start), strict=True):
+                assert torch.equal(mine.inputs, hand.inputs) and torch.equal(mine.targets[0], hand.targets[0])
 
 
 def test_a_full_batch_is_not_shuffled():

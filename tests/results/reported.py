@@ -1,4 +1,4 @@
-"""Runs whose reports are looked at: a useless and a useful imbalanced one with hostile names, numbers, images, arrays of a user's own model."""
+"""Runs whose reports are looked at: a useless and a useful imbalanced one with hostile names, numbers, long names, images, arrays of a user's own model."""
 
 from __future__ import annotations
 
@@ -50,5 +50,9 @@ def make(which: str, folder: Path | None) -> Any:
     if which == "digits":
         images, labels = fs.datasets.digits()
         return fs.fit("cnn", fs.Data.images(images[:400], labels[:400]).split(), **(options | dict(epochs=2)))
+    if which == "long-names":
+        table = {f"{name} of which there are very many words, in kg per day": values for name, values in houses().items() if name != "price"}
+        target = "growth of the yearly revenue per customer in the following twelve months (EUR)"
+        return fs.fit("mlp", fs.Data.table(table | {target: 1e4 * houses()["price"]}, target=target).split(), **(options | dict(epochs=3)))
     x = torch.randn(80, 3, generator=torch.Generator().manual_seed(0))
     return fs.fit(Net, fs.Data.arrays(x, x[:, :1] * 2).split(train=0.8, val=0.2), **(options | dict(epochs=1, loss="MSELoss")))

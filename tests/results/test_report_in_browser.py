@@ -32,7 +32,7 @@ def browser():
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    return {which: make(which, folder).report() for which in KINDS}
+    return {which: make(which, folder).report() for which in (*KINDS, "long-names")}
 
 
 def opened(browser, report, screen):
@@ -67,6 +67,28 @@ def test_axe_finds_no_serious_fault(browser, reports, which, screen):
     page.close()
 
 
+TOO_SMALL = """[...document.querySelectorAll('svg.chart text')].filter(one => {
+    const drawn = one.ownerSVGElement;
+    return parseFloat(getComputedStyle(one).fontSize) * drawn.getBoundingClientRect().width / drawn.viewBox.baseVal.width < 11;
+}).map(one => one.textContent)"""
+CUT = """[...document.querySelectorAll('svg.chart text')].filter(one => {
+    const [word, picture] = [one.getBoundingClientRect(), one.ownerSVGElement.getBoundingClientRect()];
+    return word.left < picture.left - 1 || word.right > picture.right + 1 || word.top < picture.top - 1 || word.bottom > picture.bottom + 1;
+}).map(one => one.textContent)"""
+IN_ONE_LINE = "[...document.querySelectorAll('td:not(.n):not(.long)')].every(one => getComputedStyle(one).whiteSpace === 'nowrap')"
+
+
+def test_on_a_phone_charts_can_be_read_and_short_cells_stay_in_one_line(browser, reports):
+    page, _, _ = opened(browser, reports["long-names"], "phone")
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert page.evaluate("document.querySelectorAll('svg.chart text').length") > 20
+    assert page.evaluate(TOO_SMALL) == []
+    assert page.evaluate(CUT) == []
+    assert page.evaluate(IN_ONE_LINE)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
+
+
 def test_dark_and_light_are_told_apart_and_both_can_be_read(browser, reports):
     colours = {}
     for screen in ("desktop", "dark"):
@@ -85,6 +107,8 @@ def test_it_prints_light_uncut_and_with_everything_that_is_folded_on_screen(brow
     assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
     heights = page.evaluate("[...document.querySelectorAll('details')].map(one => one.getBoundingClientRect().height)")
     assert heights and min(heights) > 60  # closed ones would be one line high
+    breaks = page.evaluate("[...document.querySelectorAll('.scroll')].map(one => [one.querySelectorAll('tbody tr').length, getComputedStyle(one).breakInside])")
+    assert {short for rows, short in breaks if rows <= 15} == {"avoid"}  # a short table is not parted by the end of a page
     page.set_viewport_size({"width": 700, "height": 900})  # a page of A4 between its margins: nothing is cut at its edge
     assert page.evaluate("[...document.querySelectorAll('main *')].every(one => one.getBoundingClientRect().right <= 701)")
     page.pdf(path=tmp_path / "report.pdf")

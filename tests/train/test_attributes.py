@@ -12,7 +12,7 @@ from torch import nn
 
 import fivestep as fs
 from fivestep import files
-from fivestep.model.optimizers import join_state, split_state
+from fivestep.model.optimizer_state import join_state, split_state
 from fivestep.train.attributes import Attributes, changed_by
 
 

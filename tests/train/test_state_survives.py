@@ -12,7 +12,8 @@ from torch.optim import lr_scheduler
 from torch.overrides import TorchFunctionMode
 
 from fivestep.data.batches import InMemoryBatches, LoaderBatches
-from fivestep.model.optimizers import make_optimizer, make_schedule, schedulers
+from fivestep.model.optimizers import make_optimizer
+from fivestep.model.schedules import make_schedule, schedulers
 from fivestep.train import checkpoints
 from fivestep.train.averaging import Average
 from fivestep.train.epochs import Training
@@ -144,7 +145,7 @@ def test_s6_a_resume_in_the_middle_of_an_epoch_reads_only_the_rows_that_are_left
 
 @pytest.mark.parametrize("start", [0, 1, 6])
 def test_s6_a_resume_in_memory_costs_one_gather_wherever_in_the_epoch_it_is(start):
-    """The whole gather is repeated, as a view of it can differ in bits from the same rows gathered alone; nothing else is."""
+    """A whole piece (here the epoch) is gathered again, as a view of it can differ in bits from the same rows gathered alone; nothing else is."""
     gathered = []
 
     class Counts(TorchFunctionMode):

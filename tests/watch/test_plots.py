@@ -11,6 +11,7 @@ import torch
 
 import fivestep as fs
 from fivestep.errors import UsageError
+from fivestep.figures import COLOURS, GREY
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "results"))
 from reported import QUIET, churn, houses, make
@@ -104,3 +105,43 @@ def test_splits_show_the_rows_of_each_part_and_the_targets_of_training_and_valid
     assert [each.get_text() for each in prices.get_legend().get_texts()] == ["training", "validation"]
     x = torch.randn(30, 2)
     fs.Splits(train=(x, x), val=(x, x)).plot()
+
+
+def test_each_colour_stands_out_from_white_as_wcag_asks_of_graphics():
+    """Contrast of at least 3 to 1 (WCAG 2.2, 1.4.11; relative luminance of sRGB)."""
+    for colour in (*COLOURS, GREY):
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        assert 1.05 / (sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear)) + 0.05) >= 3, colour
+
+
+LONG = "the growth of the yearly revenue per customer in the following twelve months (EUR)"
+
+
+def longest_names(kind: str) -> fs.Run:
+    draw = np.random.default_rng(0)
+    a, b = draw.normal(size=(2, 120))
+    target = {
+        "numbers": 1e6 * a + 1e5 * b,
+        "two classes": np.where(a > 0, f"no {LONG}", f"yes {LONG}"),
+        "three classes": np.array([f"{name} {LONG}" for name in "abc"])[(a > 0).astype(int) + (b > 1)],
+    }[kind]
+    splits = fs.Data.table({f"first {LONG}": a, f"second {LONG}": b, LONG: target}, target=LONG).split()
+    return fs.fit("linear", splits, epochs=2, folder=None, **QUIET)
+
+
+@pytest.mark.parametrize("kind", ["numbers", "two classes", "three classes"])
+def test_names_of_eighty_letters_leave_every_word_inside_the_figure(kind):
+    run = longest_names(kind)
+    drawn = 0
+    for draw in [run.splits.plot, *(lambda kind=kind: run.plot(kind) for kind in KINDS)]:
+        try:
+            made = draw()
+        except UsageError:
+            continue  # a kind for another task
+        drawn += 1
+        made.canvas.draw()  # only this lays it out
+        box, (width, height) = made.get_tightbbox(), made.get_size_inches()
+        cut = max(-box.x0, -box.y0, box.x1 - width, box.y1 - height)
+        assert cut < 0.03, made.axes[0].get_xlabel()  # inches: the corner of the box around a turned word
+    assert drawn >= 5

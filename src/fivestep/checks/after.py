@@ -334,8 +334,8 @@ def check_scores(
     train_accuracy: float | Callable[[], float] | None = None,
     ignore: Sequence[str] = (),
 ) -> list[Finding]:
-    """Findings on the outputs of a scored split: accuracy that a constant answer reaches too (E01), labels numbered another way (S15, with `train_accuracy`,
-    a number or how to get it), one class for all rows (a note E01).
+    """Findings on the outputs of a scored split: accuracy that a constant answer reaches too (E01), one class for all rows (E13), labels numbered another way
+    (S15, with `train_accuracy`, a number or how to get it).
 
     `outputs` are what the metrics get, `targets` a tuple of tensors in the same order.
     """
@@ -372,9 +372,34 @@ def check_scores(
                     "Report balanced accuracy, F1 or AUROC beside it; class_weights='balanced'.",
                 ))  # fmt: skip
                 break
+    if output.numel() > len(output) or set(names.tolist()) <= {0, 1}:  # one output for labels of many values is no class
+        found += one_class(name, predicted, labels)
     if train_accuracy is not None and (swap := label_swap(name, predicted, labels, train_accuracy)) is not None:
         found.append(swap)
     return [finding for finding in found if finding.code not in ignore]
+
+
+def one_class(name: str, predicted: numpy.ndarray, labels: numpy.ndarray) -> list[Finding]:
+    """E13 where all rows are given one class and there are several. Where it is the most frequent a note: with a weak relation no other answer is more often right.
+
+    Otherwise a warning: always answering the most frequent class would score better, by a tenth of the rows and three standard errors of a share.
+    """
+    names, counts = numpy.unique(labels, return_counts=True)
+    if len(names) < 2 or len(numpy.unique(predicted)) > 1:
+        return []
+    answer, most = int(predicted[0]), names[counts.argmax()]
+    share, largest = float((labels == answer).mean()), float(counts.max() / len(labels))
+    worse = largest - share > 0.1 + 3 * math.sqrt(0.25 / len(labels))
+    beside = f", which {share:.0%} of them have" + (f"; the most frequent one, {most}, have {largest:.0%}" if answer != most else ", more than any other")
+    return [
+        Finding(
+            "E13", "warning" if worse else "note", f"All {len(labels)} {name} rows are given class {answer}{beside}.",
+            {"split": name, "class": answer, "share": share, "most": int(most), "largest": largest},
+            "The model tells no class from another: every score is that of a constant answer.",
+            "Look at the training loss beside that of a constant (T04), at class weights, and at whether the rows are prepared as in training; "
+            "with a rare class, choose by its probability (run.predict(rows, probabilities=True)) in place of the largest.",
+        )
+    ]  # fmt: skip
 
 
 def accuracy(outputs: Tensor, target: Tensor) -> float:

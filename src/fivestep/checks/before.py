@@ -7,6 +7,7 @@ note C00 with its reason: a check never breaks a run and never hides that it was
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fivestep.checks import (
     before_columns,
@@ -43,6 +44,13 @@ EXPLAINS = {
 }  # fmt: skip
 
 
+# Where the left one is found, the right ones may be true as well and are likely to be gone with it: their fix is to mend that first.
+COMES_OF = {
+    "D01": ("M16", "O01"), "D02": ("M16", "O01"), "D03": ("T01",), "D04": ("D01",), "D11": ("D06", "D07"), "L01": ("M31",), "L03": ("M31",), "L11": ("M16", "O01"),
+    "L21": ("O01",), "M04": ("O02",), "M08": ("O02",), "M13": ("M11",), "S01": ("S09",), "S13": ("S09",), "S14": ("T05",),
+}  # fmt: skip
+
+
 def check_before(subject: Subject, *, ignore: Sequence[str] = (), seconds: float | None = None, probe: Probe | None = None) -> list[Finding]:
     """Findings on data, split, model, loss and plan before anything is trained, errors first.
 
@@ -58,7 +66,7 @@ def check_before(subject: Subject, *, ignore: Sequence[str] = (), seconds: float
             with quietly():
                 told = before_loss.refused_by_the_loss(subject, asked)
         found.append(could_not_check(["L"], f"the loss refuses the first batch ({asked.refusal})") if told is None else told)
-    found = [finding for finding in explained(found) if finding.code not in ignore]
+    found = first_things_first([finding for finding in explained(found) if finding.code not in ignore])
     return sorted(found, key=lambda finding: -SEVERITIES.index(finding.severity))
 
 
@@ -66,9 +74,17 @@ def explained(findings: Sequence[Finding]) -> list[Finding]:
     """Findings with those demoted to notes that another one explains."""
     loud = {finding.code for finding in findings if finding.severity != "note"}
     covered = {code for cause, codes in EXPLAINS.items() if cause in loud for code in codes}
-    return [
-        Finding(finding.code, "note", finding.what, finding.evidence, finding.cause, finding.fix)
-        if finding.code in covered and finding.severity == "warning"
-        else finding
-        for finding in findings
-    ]
+    return [replace(finding, severity="note") if finding.code in covered and finding.severity == "warning" else finding for finding in findings]
+
+
+def first_things_first(findings: Sequence[Finding], before: Sequence[Finding] = ()) -> list[Finding]:
+    """Findings where each that is likely to come of another one (`COMES_OF`; T04 of any mistake of data, model, loss or optimizer) says to mend that one first.
+
+    `before` are findings of the same run that have been told already.
+    """
+    loud = {finding.code for finding in (*before, *findings) if finding.severity != "note"}
+    made = []
+    for finding in findings:
+        causes = sorted(code for code in loud - {finding.code} if finding.code in COMES_OF.get(code, ()) or (finding.code == "T04" and code[0] in "DLMO"))
+        made.append(replace(finding, fix=f"Mend {', '.join(causes)} first: this is likely to come of it.") if causes else finding)
+    return made

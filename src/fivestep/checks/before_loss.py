@@ -165,9 +165,18 @@ def rule_l05(subject: Subject, probe: Probe) -> Finding | None:
             "L05", "error", f"Outputs have shape {tuple(output.shape)}, targets {tuple(target.shape)}, and the loss is the same when the outputs' rows change places.",
             {"outputs": list(output.shape), "targets": list(target.shape), "pairs": pairs},
             f"Each output is compared with every target ({len(output)} x {len(target)} pairs): the model learns the mean of the targets.",
-            "Give both one shape: targets[:, None], or outputs.squeeze(-1).",
+            one_shape(output, target),
         )  # fmt: skip
     return None
+
+
+def one_shape(output: Tensor, target: Tensor) -> str:
+    """What gives both one shape, in the words for whichever of them has an axis of length 1 more."""
+    if output.dim() > target.dim():
+        return "Give the targets the outputs' shape: targets[:, None]; or end forward in .squeeze(-1)."
+    if output.dim() < target.dim():
+        return "Leave out what takes the last axis away at the end of forward (.squeeze(-1), .flatten(), [:, 0]), or give the loss targets.squeeze(-1)."
+    return f"Give both the shape {tuple(target.shape)}: look at the end of forward and at how the loss reshapes them."
 
 
 def rule_l06(subject: Subject, probe: Probe) -> Finding | None:
@@ -236,7 +245,7 @@ def rule_l22(subject: Subject, probe: Probe) -> Finding | None:
             return Finding(
                 "L22", "warning", f"Outputs are (rows, {length}, {length}). A change at one step shows at that step of axis 1 ({along[0]:.0%}), not of axis 2 ({along[1]:.0%}): axis 1 is time.",
                 {"axis_1": float(along[0]), "axis_2": float(along[1])},
-                "CrossEntropyLoss takes axis 1 as classes: it learns at which step something happens, not which class it is.", "outputs.transpose(1, 2), or flatten both: loss(o.flatten(0, 1), y.flatten()).",
+                "CrossEntropyLoss takes axis 1 as classes: it learns at which step something happens, not which class it is.", "Outputs are (rows, time, classes) and the loss wants (rows, classes, time): end forward in .transpose(1, 2), or flatten both: loss(o.flatten(0, 1), y.flatten()).",
             )  # fmt: skip
     return None
 

@@ -272,9 +272,9 @@ def rule_p02(subject: Subject, probe: Probe) -> Finding | None:
     renamed = [text for text in getattr(report, "said", ()) if "left out of" in text]
     if not missing and renamed and not getattr(report, "strict", True):
         return Finding(
-            "P02", "warning", f"No name in these weights was the model's own: {renamed[0]}", {"matched": matched},
+            "P02", "warning", f"No name in these weights is the model's own; taken by other names: {renamed[0]} All {matched} tensors are filled.", {"matched": matched},
             "Loaded with strict=False in plain torch they would have filled nothing, in silence. Here the prefix was taken off.",
-            "Save the weights from the inner module, and load with weights_strict=True.",
+            "Save the inner module's weights (model.module.state_dict() under DataParallel), and load with weights_strict=True.",
         )  # fmt: skip
     if not missing:
         return None

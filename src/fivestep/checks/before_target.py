@@ -91,7 +91,7 @@ def rule_l09(subject: Subject, probe: Probe) -> Finding | None:
         if least < -1e-6 or most > 1 + 1e-6:
             return Finding(
                 "L09", "error", f"Targets go from {least:g} to {most:g}.", {"least": least, "most": most}, "A binary cross-entropy wants 0 to 1: beyond, the loss falls without bound and rewards certainty alone.",
-                "Map them: (y + 1) / 2 for -1/+1, y / 255 for masks.",
+                f"y / {most:g}." if least >= 0 and most >= 100 else "(y + 1) / 2." if (least, most) == (-1, 1) else "Map them to 0 and 1.",
             )  # fmt: skip
     for call in probe.loss_calls("multilabel_soft_margin_loss"):
         target = call.get("target", 1)

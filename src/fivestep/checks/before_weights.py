@@ -104,9 +104,12 @@ def rule_m04(subject: Subject, probe: Probe) -> list[Finding] | None:
         (cut if (owner and owner in gradients.fired) or name in used else silent).append(name)
     found = []
     if silent:
+        used_parts = {name.split(".")[0] for name in gradients.reached}
+        layers = [part for part in dict.fromkeys(name.split(".")[0] for name in silent if "." in name) if part not in used_parts]
+        call = f"Call {', '.join(f'self.{layer}' for layer in layers[:4])} in forward, or take it out." if layers else "Use them in forward, or take them out."
         found.append(Finding(
             "M13", "warning", f"{len(silent)} parameters are never used in forward: {', '.join(silent[:4])}.", {"parameters": silent[:20], "batches": gradients.batches},
-            "The model is smaller than it looks: these layers stay as they were initialised.", "Call them in forward, or remove them.",
+            "The model is smaller than it looks: these layers stay as they were initialised.", call,
         ))  # fmt: skip
     if cut:
         found.append(Finding(

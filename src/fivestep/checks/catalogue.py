@@ -169,6 +169,7 @@ ENTRIES = (
     Rule("E07", "Mean of batch metrics", "never", "note", "Scores come from all predictions at once.", "mean([accuracy(b) for b in batches])", "correct / rows"),
     Rule("E08", "Predictions in shuffled order", "never", "error", "Prediction keeps the order.", "predict(DataLoader(test, shuffle=True))", "run.predict('test')"),
     Rule("E12", "argmax along the batch", "probe", "warning", "It gives one row for each class, not one class for each row.", "out.argmax(0)", "out.argmax(1)"),
+    Rule("E13", "One class for all rows", "after", "warning", "All rows of a split are given one class. A note where it is the most frequent one: with a weak relation nothing else is right more often.", "CrossEntropyLoss(weight=1000 for one class)", "CrossEntropyLoss(weight=rows / (classes * rows of the class))"),
     # persistence
     Rule("P01", "State in plain attributes", "after", "warning", "state_dict does not hold it: the loaded model predicts something else.", "self.mean = x.mean(0)", "self.register_buffer('mean', ...)"),
     Rule("P02", "Weights loaded by half", "data", "warning", "strict=False passes over names that do not match.", "load_state_dict(w, strict=False)  # 'module.' prefix", "strict=True"),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fivestep import seeds
 from fivestep.checks.after import accuracy, check_prediction_rows, check_scores, check_trained, training_statistics
-from fivestep.checks.before import check_before
+from fivestep.checks.before import check_before, first_things_first
 from fivestep.checks.during import Watch
 from fivestep.checks.findings import Finding
 from fivestep.checks.probe import Probe
@@ -141,7 +141,7 @@ class Checks:
             found = [finding for finding in self.watch.findings() if finding.code not in self.ignore]
             if self.session.arguments["step"] is None:
                 found += check_trained(self.subject, self.session.training.model, watch=self.watch, ignore=self.ignore)
-        return found
+        return first_things_first(found, self.session.findings)
 
     def scores(self, name: str, outputs: Any, targets: Any) -> list[Finding]:
         """Findings on the outputs of a split that is scored."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fivestep.figures import BLUE, GREEN, ORANGE, figure
+from fivestep.figures import BLUE, GREEN, ORANGE, figure, shortened
 
 NAMES = {"train": "training", "val": "validation", "test": "test"}
 MOST_CLASSES = 30
@@ -33,16 +33,18 @@ def plot_splits(splits: Any) -> Any:
         if targets:
             known[part.name] = np.asarray(targets[0])
     names = splits.train.data.target_names
-    name = names[0] if names else "target"
+    name = shortened(names[0], 40) if names else "target"
     classes = splits.classes if splits.task in ("binary", "multiclass") else None
     if classes is not None and len(classes) <= MOST_CLASSES and known:
         width = 0.8 / len(known)
         for position, (part_name, values) in enumerate(known.items()):
             shares = np.bincount(values.reshape(-1).astype(int), minlength=len(classes))[: len(classes)] / values.size
             right.bar(np.arange(len(classes)) + (position - (len(known) - 1) / 2) * width, shares, width, color=colours[part_name], label=NAMES[part_name])
-        short = [text if len(text) <= 14 else text[:13] + "…" for text in map(str, classes)]
+        short = [shortened(name, 14) for name in classes]
         turned = len(classes) * max(map(len, short)) > 40
-        right.set_xticks(range(len(classes)), short, rotation=60 if turned else 0, ha="right" if turned else "center")
+        right.set_xticks(
+            range(len(classes)), short, rotation=60 if turned else 0, ha="right" if turned else "center", rotation_mode="anchor" if turned else None
+        )
         right.set(xlabel=name, ylabel="share of the split's rows")
     elif known:
         everything = np.concatenate([values.reshape(-1).astype(float) for values in known.values()])

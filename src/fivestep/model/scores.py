@@ -166,8 +166,13 @@ class Scores(Mapping[str, Score]):
         return self.told()
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name}</th>" for name in ("", "value", "95 % interval", "no skill", ""))
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in (score.name, *score.texts())) + "</tr>" for score in self.scores)
+        head = "<td></td>" + "".join(f'<th scope="col">{name}</th>' for name in ("value", "95 % interval", "no skill")) + "<td></td>"
+        body = "".join(
+            f'<tr><th scope="row" style="text-align:left">{html.escape(score.name)}</th>'
+            + "".join(f"<td>{html.escape(text)}</td>" for text in score.texts())
+            + "</tr>"
+            for score in self.scores
+        )
         notes = "".join(f"<br>{html.escape(note)}" for note in self._footnotes())
         return f"<table><caption>{html.escape(self._headline())}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><small>{notes}</small>"
 

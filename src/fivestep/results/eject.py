@@ -20,7 +20,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from fivestep import files
 from fivestep.errors import CannotCreateError, SettingsError, UsageError
 from fivestep.model import building
-from fivestep.model.optimizers import join_state
+from fivestep.model.optimizer_state import join_state
 from fivestep.results import runs
 from fivestep.results.eject_code import REFUSED, Script, literal
 from fivestep.results.eject_data import check_in_memory, data_section, dataset_refusal, names_of

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from fivestep.figures import shortened
 from fivestep.results.page import text
 
 MOST_POINTS = 1_500  # points of a scatter; of more, evenly chosen ones are drawn, and the caller says so
@@ -43,8 +44,8 @@ def chart(
     x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
     whole_x: bool = False,
-    width: int = 460,
-    height: int = 300,
+    width: int = 420,
+    height: int = 285,
 ) -> str:
     """A chart with axes, ticks and a legend. `told` is the picture in words, for those who cannot see it. `diagonal` draws y = x, `level` a horizontal line,
     `marks` vertical lines with a label; `whole_x`: x counts something, so that its ticks are whole numbers."""
@@ -57,8 +58,9 @@ def chart(
     if level is not None and y_range is None:
         y_low, y_high = min(y_low, level), max(y_high, level)
     y_ticks = log_ticks(y_low, y_high) if log_y else ticks(y_low, y_high, 5)
-    left, right, top, bottom = 58, 12, 14, 44
-    left = max(left, 30 + 7 * max((len(tick_text(tick)) for tick in y_ticks), default=0))  # the axis' name stands left of the longest number
+    x_ticks = [tick for tick in ticks(x_low, x_high, 5) if not whole_x or tick == round(tick)]
+    left, right, top, bottom = 58, 6 + 4 * max((len(tick_text(tick)) for tick in x_ticks), default=0), 14, 46
+    left = max(left, 30 + 8 * max((len(tick_text(tick)) for tick in y_ticks), default=0))  # the axis' name stands left of the longest number
     frame_width, frame_height = width - left - right, height - top - bottom
 
     def at_x(value: float) -> float:
@@ -75,9 +77,7 @@ def chart(
     for tick in y_ticks:
         y = at_y(tick)
         parts.append(f'<path class="grid" d="M{left} {y:.1f}H{width - right}"/><text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{tick_text(tick)}</text>')
-    for tick in ticks(x_low, x_high, 6):
-        if whole_x and tick != round(tick):
-            continue
+    for tick in x_ticks:
         x = at_x(tick)
         parts.append(
             f'<path class="grid" d="M{x:.1f} {top}V{top + frame_height}"/><text x="{x:.1f}" y="{height - bottom + 17}" text-anchor="middle">{tick_text(tick)}</text>'
@@ -108,8 +108,10 @@ def chart(
             else:
                 parts.append(f'<path class="line c{one.colour}" stroke-dasharray="{DASHES[position % len(DASHES)]}" d="M{joined}"/>')
     parts.append(f'<path class="axis" d="M{left} {top}V{top + frame_height}H{width - right}"/>')
-    parts.append(f'<text class="label" x="{left + frame_width / 2:.0f}" y="{height - 6}" text-anchor="middle">{text(x_label)}</text>')
-    parts.append(f'<text class="label" transform="translate(13 {top + frame_height / 2:.0f}) rotate(-90)" text-anchor="middle">{text(y_label)}</text>')
+    parts.append(f'<text class="label" x="{left + frame_width / 2:.0f}" y="{height - 6}" text-anchor="middle">{text(shortened(x_label, 44))}</text>')
+    parts.append(
+        f'<text class="label" transform="translate(13 {top + frame_height / 2:.0f}) rotate(-90)" text-anchor="middle">{text(shortened(y_label, 28))}</text>'
+    )
     drawn = svg(told, width, height, "".join(parts))
     return drawn + (
         legend([(one.label, one.colour, "dot" if one.points else DASHES[k % len(DASHES)]) for k, one in enumerate(series)]) if len(series) > 1 else ""

@@ -51,9 +51,9 @@ th,td{padding:.32rem .6rem;text-align:left;vertical-align:middle;border-bottom:1
 tbody tr:last-child>*{border-bottom:0}
 th{font-weight:600;background:var(--panel)}
 tbody th{position:sticky;left:0;max-width:11rem;overflow-wrap:break-word}
-tbody th:not(.n){min-width:6rem}
-td.n,th.n{text-align:right;white-space:nowrap}
-td.w{min-width:11rem}
+tbody th:not(.n){min-width:6rem}tbody th.n{max-width:none}
+td.n,th.n{text-align:right}td.n,tbody th.n{white-space:nowrap}
+td.w{min-width:11rem}thead th.far{min-width:9rem}
 td.long{overflow-wrap:anywhere;min-width:9rem;max-width:22rem}
 .heat td:not(.n),.heat thead th:not(:first-child):not(.n){text-align:center}
 """
@@ -63,7 +63,7 @@ STYLE += """
 .grid2{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr));gap:1rem 1.5rem;align-items:start}
 figure{margin:.4rem 0;min-width:0}
 figcaption{font-size:.86rem}
-svg.chart{width:100%;height:auto;display:block;max-width:34rem}
+svg.chart{width:100%;height:auto;display:block;max-width:31rem}
 svg.spark{width:9.5rem;height:1.5rem;display:block}
 .pair{display:grid;grid-template-columns:5rem 6rem;align-items:end;color:var(--soft);font-size:.84rem}.pair svg.spark{width:6rem}
 svg.key{width:26px;height:12px;margin-right:.35rem;vertical-align:middle}
@@ -88,16 +88,21 @@ details{margin:.5rem 0}summary{cursor:pointer;padding:.2rem 0;font-weight:600}
 .pictures img{width:100%;image-rendering:pixelated;border:1px solid var(--edge);border-radius:.25rem;display:block;background:#fff}
 .pictures span{font-size:.84rem;display:block;overflow-wrap:anywhere}
 footer{padding:1.5rem 1rem 2.5rem;font-size:.86rem;color:var(--soft)}
-@media (max-width:34rem){body{font-size:15px}th,td{padding:.28rem .45rem}h1{font-size:1.35rem}}
+@media screen and (max-width:34rem){body{font-size:15px}th,td{padding:.28rem .45rem}h1{font-size:1.35rem}svg.chart text{font-size:14px}td.long{min-width:15rem}td:not(.long){white-space:nowrap}}
 @media print{:root{color-scheme:light;--ink:#000;--soft:#444;--paper:#fff;--panel:#f3f3f3;--edge:#bbb;--link:#000}
 body{font-size:9.5pt}nav{display:none}.scroll{overflow:visible;border:0}
-table{font-size:8pt}th,td{padding:.2rem .3rem;overflow-wrap:break-word}td.long{overflow-wrap:anywhere}table.wide,table.wide thead th{font-size:6.6pt}td.n,th.n,.tag{white-space:normal}thead th{font-size:7.5pt}tbody th:not(.n),td.long,td.w{min-width:0}
+table{font-size:8pt}th,td{padding:.2rem .3rem;overflow-wrap:break-word}td.long{overflow-wrap:anywhere}table.wide,table.wide thead th{font-size:6.6pt}td.n,th.n,.tag{white-space:normal}thead th{font-size:7.5pt}tbody th:not(.n),td.long,td.w,thead th.far{min-width:0}table:not(.wide) td.long{min-width:5.5rem}
 .grid2{grid-template-columns:1fr 1fr}.tiles{grid-template-columns:repeat(5,1fr)}svg.spark{width:6.5rem}
-figure,tr,.finding,.tiles li{break-inside:avoid}h2,h3,h2+p,summary{break-after:avoid}
-details::details-content{content-visibility:visible;block-size:auto;opacity:1}pre{white-space:pre-wrap}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
+figure,p,tr,.finding,.tiles li,.scroll:not(:has(tbody tr:nth-child(16))){break-inside:avoid}h2,h3,h2+p,p:has(+details),summary,.scroll{break-after:avoid}svg.chart text{font-size:14px}
+details::details-content{content-visibility:visible;block-size:auto;opacity:1}pre{white-space:pre-wrap;font-size:7pt}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
 
+BREAKS = re.compile(r"[_/\\]+(?=[^\s_/\\])|[.,:;=(-](?=[^\W\d])|[a-z](?=[A-Z][a-z])")
+LONG_WORD = re.compile(r"[^\W_]{20}(?=[^\W_]{5})")
 MANY_COLUMNS = 9  # more are set smaller on paper
+SHORT_NAME = 18  # characters of a row's name that is never broken
+LONG_HEAD = 24  # a column's name that would stand in ten short lines if its column were as narrow as its numbers
+SHORT = 40  # characters of a cell that stays in one line on a phone, where tables scroll anyway: broken words would make rows as high as they are wide
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
@@ -126,12 +131,15 @@ def text(value: Any, most: int = 300) -> str:
 
 
 def breakable(value: Any, most: int = 300) -> str:
-    """As `text`, with the places at which a word may be broken in a narrow column: after underscores, and in what is longer than any word.
+    """As `text`, with the places at which a narrow column may break it: after signs that part words, between the words of a CamelCase name, and inside words
+    only where they are longer than any word is. A number stays whole.
 
     >>> breakable("body_mass_g")
     'body_<wbr>mass_<wbr>g'
+    >>> breakable("CrossEntropyLoss(lr=0.001)")
+    'Cross<wbr>Entropy<wbr>Loss(<wbr>lr=0.001)'
     """
-    marked = re.sub(r"(_+(?=[^\s_])|[^\s_]{16}(?=[^\s_]{5}))", "\\1\0", html.unescape(text(value, most)))
+    marked = LONG_WORD.sub("\\g<0>\0", BREAKS.sub("\\g<0>\0", html.unescape(text(value, most))))
     return html.escape(marked).replace("\0", "<wbr>")
 
 
@@ -171,12 +179,20 @@ def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[Any]], *, 
     The head of a column stands where its cells do: right over numbers.
     """
     looks = [{cell.look for row in rows if isinstance(cell := row[position], Cell)} for position in range(len(heads))]
-    head = "".join(f'<th scope="col"{" class=n" if "n" in kinds else ""}>{breakable(name, 80)}</th>' for name, kinds in zip(heads, looks))
+    head = ""
+    for name, kinds in zip(heads, looks):
+        kind = " ".join([*(["n"] if "n" in kinds else []), *(["far"] if len(name) > LONG_HEAD else [])])
+        attribute = f' class="{kind}"' if kind else ""
+        head += f'<th scope="col"{attribute}>{breakable(name, 80)}</th>'
     body = []
     for row in rows:
         cells = []
         for position, cell in enumerate(row):
-            content, kind = (cell, f' class="{cell.look}"' if cell.look else "") if isinstance(cell, Cell) else (breakable(cell), "")
+            if isinstance(cell, Cell):
+                content, kind = cell, f' class="{cell.look}"' if cell.look else ""
+            else:
+                content = text(cell) if position == 0 and len(str(cell)) <= SHORT_NAME else breakable(cell)
+                kind = ' class="long"' if len(str(cell)) > SHORT else ""
             cells.append(f'<th scope="row"{kind}>{content}</th>' if position == 0 else f"<td{kind}>{content}</td>")
         body.append(f"<tr>{''.join(cells)}</tr>")
     look = f"{look} wide".strip() if len(heads) > MANY_COLUMNS else look

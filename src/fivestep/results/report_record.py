@@ -45,7 +45,9 @@ def settings_section(run: Any) -> str:
     )
     environment = runs.read(run.folder, "environment.json", {}) if run.folder is not None else {}
     environment = environment or runs.environment(run._predictor.device)
-    facts = [[name, Cell(text(" ".join(map(str, value)) if isinstance(value, list) else value, 200), "long")] for name, value in environment.items()]
+    facts = [
+        [name, Cell(text((" ".join(map(str, value)) or "nothing") if isinstance(value, list) else value, 200), "long")] for name, value in environment.items()
+    ]
     facts += [
         ["data and split, SHA-256", Cell(f"<code>{text(run.splits.fingerprint)}</code>", "long")],
         ["weights, SHA-256", Cell(f"<code>{text(run.weights_sha256)}</code>", "long")],

@@ -19,7 +19,7 @@ from fivestep.checks.findings import Finding
 from fivestep.errors import FivestepError, MissingInputError
 from fivestep.files import printable
 from fivestep.model import building, losses, models
-from fivestep.model.optimizers import join_state
+from fivestep.model.optimizer_state import join_state
 from fivestep.model.scores import Scores
 from fivestep.results import artifact as artifacts
 from fivestep.results import runs

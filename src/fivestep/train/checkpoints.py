@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fivestep import files, seeds, tensors
 from fivestep.errors import ArtifactError, FivestepError, Interrupted, MissingInputError, SettingsError, StorageError
-from fivestep.model.optimizers import join_state, restore_optimizer, split_state
+from fivestep.model.optimizer_state import join_state, restore_optimizer, split_state
 from fivestep.train.epochs import Plan, StopAsked, Training, check_weights, gather
 from fivestep.train.signals import Listener
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fivestep.errors import ArtifactError, FivestepError
-from fivestep.model.optimizers import join_state, split_state
+from fivestep.model.optimizer_state import join_state, split_state
 from fivestep.train.checkpoints import module_state, restore_module
 from fivestep.train.population import Member, Population
 

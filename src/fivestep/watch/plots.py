@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from fivestep.errors import UsageError
-from fivestep.figures import BLUE, COLOURS, GREEN, GREY, LINES, ORANGE, figure
+from fivestep.figures import BLUE, COLOURS, GREEN, GREY, LINES, ORANGE, figure, shortened
 from fivestep.model.building import nearest
 from fivestep.results import diagnosis
 from fivestep.results.importance import importance
 from fivestep.results.predictor import ArrayRows
 
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
+MOST_LETTERS = 30  # of a name on an axis or in a legend: with "predicted - actual" before it it fills the height of a figure
 MOST_CLASSES = 20  # classes whose names and counts can still be read in a confusion matrix
 
 
@@ -84,11 +85,11 @@ def plot_predictions(run: Any) -> Any:
         return plot_over_one_input(run)
     if run._predictor.decoding.task == "binary":
         return plot_probabilities(run)
-    found = seen(run, "predictions", "regression")
+    found = seen(run, "predictions", "regression", "binary")
     width = min(3, found.values.shape[1])
     made, axes = figure(width)
     for target, one in zip(range(width), np.atleast_1d(axes)):
-        name = found.target_names[target]
+        name = shortened(found.target_names[target], MOST_LETTERS)
         actual, guess = found.targets[:, target].numpy(), found.values[:, target].numpy()
         one.scatter(actual, guess, s=16, color=BLUE, alpha=0.5 if len(found) < 2_000 else 0.2, linewidths=0, label=rows_of(found), rasterized=True)
         one.axline((actual.min(), actual.min()), slope=1, color=GREY, linestyle=":", label="right")
@@ -125,7 +126,7 @@ def plot_over_one_input(run: Any) -> Any:
     curve = run._predictor.decode(run._predictor.outputs(ArrayRows(grid)))
     axes.plot(grid[:, 0].double() * scale + center, np.asarray(curve, dtype=float).reshape(len(grid), -1)[:, 0], color="black", label="predicted")
     names = run.splits.train.data.target_names
-    axes.set(xlabel=name, ylabel=names[0] if names else "target")
+    axes.set(xlabel=shortened(name, MOST_LETTERS), ylabel=shortened(names[0] if names else "target", MOST_LETTERS))
     axes.legend()
     return made
 
@@ -138,9 +139,9 @@ def plot_probabilities(run: Any) -> Any:
         values = found.values[found.targets == label, 1].numpy()
         if len(values):
             axes.hist(values, bins=np.linspace(0, 1, 31), weights=np.full(len(values), 1 / len(values)), histtype="step", color=colour, linestyle=line, linewidth=1.6,
-                      label=f"true class {found.classes[label]} ({len(values):,} rows)")  # fmt: skip
+                      label=f"true class {shortened(found.classes[label], MOST_LETTERS)} ({len(values):,} rows)")  # fmt: skip
     axes.axvline(0.5, color=GREY, linestyle=":")
-    axes.set(xlabel=f"predicted probability of {found.classes[1]}", ylabel="share of the class", xlim=(0, 1))
+    axes.set(xlabel=f"predicted probability of {shortened(found.classes[1], MOST_LETTERS)}", ylabel="share of the class", xlim=(0, 1))
     axes.legend()
     return made
 
@@ -151,7 +152,7 @@ def plot_residuals(run: Any) -> Any:
     made, (left, right) = figure(2)
     for target in range(min(3, found.values.shape[1])):
         errors = (found.values[:, target] - found.targets[:, target]).numpy()
-        label = found.target_names[target] if found.values.shape[1] > 1 else rows_of(found)
+        label = shortened(found.target_names[target], MOST_LETTERS) if found.values.shape[1] > 1 else rows_of(found)
         left.scatter(
             found.values[:, target], errors, s=16, alpha=0.5 if len(found) < 2_000 else 0.2, color=COLOURS[target], linewidths=0, label=label, rasterized=True
         )
@@ -166,7 +167,7 @@ def plot_residuals(run: Any) -> Any:
         )
     left.axhline(0, color=GREY, linestyle=":")
     right.axvline(0, color=GREY, linestyle=":")
-    name = found.target_names[0] if found.values.shape[1] == 1 else "target"
+    name = shortened(found.target_names[0], MOST_LETTERS) if found.values.shape[1] == 1 else "target"
     left.set(xlabel=f"predicted {name}", ylabel=f"predicted - actual {name}")
     right.set(xlabel=f"predicted - actual {name}", ylabel="rows")
     left.legend()
@@ -201,7 +202,7 @@ def plot_confusion(run: Any) -> Any:
                     fontsize=size,
                     color="white" if shares[true, called] > 0.55 else "black",
                 )
-    short = [name if len(name) <= 18 else name[:17] + "…" for name in names]
+    short = [shortened(name, 18) for name in names]
     long = max(map(len, short)) * len(short) > 50
     axes.set_xticks(range(len(names)), short, rotation=60 if long else 0, ha="right" if long else "center", rotation_mode="anchor" if long else None)
     axes.set_yticks(range(len(names)), short)
@@ -229,7 +230,7 @@ def plot_roc(run: Any) -> Any:
     made, axes = figure()
     for (name, scores, positive), colour, line in zip(one_against_the_rest(found), COLOURS, LINES):
         misses, hits = diagnosis.roc(scores, positive)
-        axes.plot(misses, hits, color=colour, linestyle=line, label=f"{name}: area {float(torch.trapezoid(hits, misses)):.3f}")
+        axes.plot(misses, hits, color=colour, linestyle=line, label=f"{shortened(name, MOST_LETTERS)}: area {float(torch.trapezoid(hits, misses)):.3f}")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="guessing: area 0.5")
     axes.set(xlabel="false positive rate", ylabel="true positive rate (recall)", title=rows_of(found), xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     axes.legend(loc="lower right")
@@ -243,7 +244,7 @@ def plot_precision_recall(run: Any) -> Any:
     for (name, scores, positive), colour, line in zip(one_against_the_rest(found), COLOURS, LINES):
         recall, precision = diagnosis.precision_recall(scores, positive)
         share = float(positive.double().mean())
-        axes.plot(recall, precision, color=colour, linestyle=line, label=f"{name} (guessing: {share:.1%})")
+        axes.plot(recall, precision, color=colour, linestyle=line, label=f"{shortened(name, MOST_LETTERS)} (guessing: {share:.1%})")
         axes.axhline(share, color=colour, linestyle=":", linewidth=0.8)
     axes.set(xlabel="recall", ylabel="precision", title=rows_of(found), xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     axes.legend()
@@ -260,7 +261,7 @@ def plot_calibration(run: Any) -> Any:
     left.errorbar(x, y, yerr=np.maximum(spread, 0), fmt="o", color=BLUE, capsize=3, label=f"{bins[0].count:,} rows a bin, 95 %")
     left.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="as predicted")
     what = (
-        f"probability of {found.classes[1]}"
+        f"probability of {shortened(found.classes[1], MOST_LETTERS)}"
         if found.task == "binary"
         else "probability of a label"
         if found.task == "multilabel"
@@ -287,12 +288,14 @@ def plot_importance(run: Any) -> Any:
     axes.barh(
         range(len(rows)), values, xerr=np.maximum(spread, 0), color=[BLUE if row.matters else "#BBBBBB" for row in rows], ecolor="black", capsize=2, height=0.65
     )
-    axes.set_yticks(range(len(rows)), [row.name if len(row.name) <= 30 else row.name[:29] + "…" for row in rows])
+    axes.set_yticks(range(len(rows)), [shortened(row.name, MOST_LETTERS) for row in rows])
     axes.axvline(0, color=GREY, linewidth=0.8)
-    axes.set(
-        xlabel=f"growth of the {found.loss_name} (from {found.base:.3g})",
-        title=f"{found.num_rows:,} {SPLIT_NAMES[found.split]} rows; grey: not shown to matter",
-    )
+    axes.set(xlabel=f"growth of the {found.loss_name} (from {found.base:.3g})", ylim=(-0.8, len(rows) - 0.2))
+    axes.locator_params(axis="x", nbins=6)  # long numbers would run into each other
+    told = f"{found.num_rows:,} {SPLIT_NAMES[found.split]} rows; grey: not shown to matter"
+    if len(found.rows) > len(rows):
+        told += f"; {len(rows)} of {len(found.rows):,} columns"
+    axes.set_title(told, loc="right", fontsize="medium")  # its room is to the left, over the names
     return made
 
 
@@ -320,7 +323,7 @@ def plot_boundary(run: Any) -> Any:
         values = np.asarray(run._predictor.decode(outputs), dtype=float).reshape(len(plane), -1)[:, 0].reshape(160, 160).T
         shown = axes.contourf(*grid, values, levels=15, cmap="cividis")
         axes.scatter(x, y, c=found.targets[places, 0], cmap="cividis", norm=shown.norm, s=24, edgecolors="white", linewidths=0.5)
-        made.colorbar(shown, ax=axes, label=f"predicted {found.target_names[0]} (dots: actual)")
+        made.colorbar(shown, ax=axes, label=f"predicted {shortened(found.target_names[0], MOST_LETTERS)} (dots: actual)")
     else:
         chances = run._predictor.decode(outputs, probabilities=True).reshape(160, 160, -1)
         from matplotlib.colors import to_rgb
@@ -332,8 +335,21 @@ def plot_boundary(run: Any) -> Any:
             at = (found.targets[places] == label).numpy()
             if at.any():
                 axes.scatter(
-                    x[at], y[at], s=26, color=COLOURS[label % len(COLOURS)], marker=marker, edgecolors="white", linewidths=0.5, label=found.classes[label]
+                    x[at],
+                    y[at],
+                    s=26,
+                    color=COLOURS[label % len(COLOURS)],
+                    marker=marker,
+                    edgecolors="white",
+                    linewidths=0.5,
+                    label=shortened(found.classes[label], MOST_LETTERS),
                 )
         axes.legend(title="true class")
-    axes.set(xlabel=names[0], ylabel=names[1], title=rows_of(found), xlim=(grid[0][0], grid[0][-1]), ylim=(grid[1][0], grid[1][-1]))
+    axes.set(
+        xlabel=shortened(names[0], MOST_LETTERS),
+        ylabel=shortened(names[1], MOST_LETTERS),
+        title=rows_of(found),
+        xlim=(grid[0][0], grid[0][-1]),
+        ylim=(grid[1][0], grid[1][-1]),
+    )
     return made

@@ -52,6 +52,7 @@ KERNEL = {
     "fivestep.seeds",
     "fivestep.settings",
     "fivestep.data.batches",
+    "fivestep.model.decoding",
     "fivestep.model.losses",
     "fivestep.model.optimizer_state",
     "fivestep.model.optimizers",

@@ -42,6 +42,7 @@ from fivestep.feeding import (
 )
 from fivestep.model import building, losses, models, optimizers, schedules
 from fivestep.model import metrics as scoring
+from fivestep.model.decoding import Decoding, decoding_for, outputs_from
 from fivestep.results import runs
 from fivestep.results.eject import obstacles
 from fivestep.results.predictor import Predictor
@@ -66,7 +67,7 @@ class Session:
     built: building.Built
     training: Training
     plan: Plan
-    decoding: losses.Decoding
+    decoding: Decoding
     loss: Any
     loss_name: str | None
     predictor: Predictor
@@ -175,7 +176,7 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
             encoded[part_name] = scaled_targets(source, raw_loss, outputs, center, scale, dtype, getattr(splits, part_name))
     elif raw_loss is not None:
         encoded = {part_name: targets_as_loss_wants(source, dtype) for part_name, source in encoded.items()}
-    decoding = losses.decoding_for(
+    decoding = decoding_for(
         raw_loss, task, output_shape=tuple(outputs.shape) if isinstance(outputs, Tensor) else None, classes=splits.classes, target_center=center,
         target_scale=scale, target_names=splits.train.data.target_names,
     )  # fmt: skip
@@ -228,7 +229,7 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
         splits.columns,
         block_size(encoded["train"]),
         pick,
-        loss_module if losses.outputs_from(raw_loss) is not None else None,
+        loss_module if outputs_from(raw_loss) is not None else None,
         precisions.autocast(ask["precision"], device),
         dtype,
     )

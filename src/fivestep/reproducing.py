@@ -19,7 +19,8 @@ from fivestep import tensors
 from fivestep.data.data import as_splits
 from fivestep.errors import DataError, MissingInputError, SettingsError
 from fivestep.model import building, models
-from fivestep.model.losses import LOSS_PREFIX, Decoding
+from fivestep.model.decoding import Decoding
+from fivestep.model.losses import LOSS_PREFIX
 from fivestep.preparing import Session, prepare
 from fivestep.results import artifact as artifacts
 from fivestep.results import runs

@@ -29,7 +29,8 @@ from torch import Tensor
 from fivestep import files
 from fivestep.errors import ArtifactError, FivestepError, SettingsError, TrainingError, UsageError
 from fivestep.files import PublishedFolder, printable
-from fivestep.model import losses
+from fivestep.model.decoding import head_from_json
+from fivestep.model.losses import LOSS_PREFIX
 from fivestep.tensors import (
     HEADER_LIMIT,
     Expected,
@@ -242,8 +243,8 @@ def _wanted(description: dict[str, Any], folder: PublishedFolder, expected: Call
     wanted = expected(description["recipe"]) if expected is not None else None
     if wanted is None or folder.facts.get("head") is None:
         return wanted
-    layer = losses.head_from_json(folder.facts["head"]).state_dict()
-    return {**wanted, **{losses.LOSS_PREFIX + name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in layer.items()}}
+    layer = head_from_json(folder.facts["head"]).state_dict()
+    return {**wanted, **{LOSS_PREFIX + name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in layer.items()}}
 
 
 def _read_weights(folder: PublishedFolder, description: dict[str, Any], wanted: Expected | None) -> dict[str, Tensor]:

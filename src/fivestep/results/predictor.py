@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fivestep.data.batches import count_examples, map_tensors, mover, tensors_of
 from fivestep.errors import DataError, UsageError
-from fivestep.model.losses import Decoding, outputs_from
+from fivestep.model.decoding import Decoding, outputs_from
 from fivestep.model.models import Ensemble
 from fivestep.train import loop
 

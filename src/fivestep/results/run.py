@@ -20,9 +20,10 @@ from fivestep import files
 from fivestep.data.batches import map_tensors, tensors_of
 from fivestep.data.data import Data, Part, Splits
 from fivestep.errors import ArtifactError, CannotCreateError, DataError, SettingsError, UsageError
-from fivestep.model import building, calibration, losses, models
+from fivestep.model import building, calibration, models
 from fivestep.model import metrics as scoring
-from fivestep.model.losses import Decoding
+from fivestep.model.decoding import Decoding, head_from_json, head_to_json
+from fivestep.model.losses import LOSS_PREFIX
 from fivestep.results import artifact as artifacts
 from fivestep.results import runs
 from fivestep.results.predictor import ArrayRows, Predictor, as_array, as_container, as_source
@@ -67,12 +68,12 @@ class Model:
             args = recipe.get("args", {}) if recipe.get("kind") == "import" else {}
             facts = {key: value for key, value in asked_of(found.facts, "model_facts", dict).items() if value is not None}
             module = model if isinstance(model, nn.Module) else building.build_model(model, args, facts=facts, seed=0).module
-        head = None if found.facts.get("head") is None else losses.head_from_json(found.facts["head"])
+        head = None if found.facts.get("head") is None else head_from_json(found.facts["head"])
         try:
             initialise_lazy(module, found.self_test[0])
-            module.load_state_dict({name: tensor for name, tensor in found.state.items() if head is None or not name.startswith(losses.LOSS_PREFIX)})
+            module.load_state_dict({name: tensor for name, tensor in found.state.items() if head is None or not name.startswith(LOSS_PREFIX)})
             if head is not None:
-                own = {name.removeprefix(losses.LOSS_PREFIX): tensor for name, tensor in found.state.items() if name.startswith(losses.LOSS_PREFIX)}
+                own = {name.removeprefix(LOSS_PREFIX): tensor for name, tensor in found.state.items() if name.startswith(LOSS_PREFIX)}
                 head.load_state_dict(own, assign=True)
         except (RuntimeError, KeyError) as error:
             raise ArtifactError(f"The weights do not fit this model: {error}") from error
@@ -301,7 +302,7 @@ class Model:
         predictor = self._predictor
         state = {name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
         if predictor.head is not None:
-            state |= {losses.LOSS_PREFIX + name: tensor.detach().cpu() for name, tensor in predictor.head.state_dict().items()}
+            state |= {LOSS_PREFIX + name: tensor.detach().cpu() for name, tensor in predictor.head.state_dict().items()}
         if path.suffix in (".pt", ".pth", ".safetensors"):
             return artifacts.save_state_dict(path, state, replace=replace)
         if path.exists() and not replace and not (path / "artifact.json").exists():
@@ -309,7 +310,7 @@ class Model:
         columns = predictor.columns.to_json() if predictor.columns is not None else None
         facts = dict(self.facts) | {"block": predictor.block, "description_sha256": description_digest(columns, predictor.decoding.to_json())}
         if predictor.head is not None:
-            facts["head"] = losses.head_to_json(predictor.head)
+            facts["head"] = head_to_json(predictor.head)
         return artifacts.save_artifact(
             path,
             recipe=self._recipe,

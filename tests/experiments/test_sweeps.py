@@ -34,6 +34,12 @@ def test_stacked_and_alone_give_the_same_table_to_rounding(splits: Any) -> None:
         assert one.value == pytest.approx(other.value, rel=1e-5) and one.epochs == other.epochs
 
 
+def test_the_plan_names_what_sets_its_groups_apart(splits: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    fs.sweep(Net, splits, {"lr": [0.01, 0.02], "optimizer": ["SGD", "AdamW"]}, epochs=1, stack=True, **QUIET | {"quiet": False})
+    told = capsys.readouterr().err
+    assert "2 stacked (optimizer=SGD): one graph" in told and "2 stacked (optimizer=AdamW): one graph" in told
+
+
 def test_an_observer_sees_the_epochs_of_all_members_of_a_stack(splits: Any) -> None:
     seen = []
     found = fs.sweep(Net, splits, {"lr": [0.01, 0.02, 0.03]}, epochs=2, observers=[lambda event: seen.append(type(event).__name__)], stack=True, **QUIET)

@@ -62,9 +62,13 @@ class Group:
     shared: bool = True  # all members see the same batches
 
     def __str__(self) -> str:
+        return self.told()
+
+    def told(self, which: str = "") -> str:
+        """How many are trained in which way, and why; `which` names what sets them apart from other groups."""
         count = len(self.jobs)
         how = {"stacked": f"{count} stacked", "alone": f"{count} one after another", "workers": f"{count} in worker processes"}[self.how]
-        return f"{how}: {self.reason}"
+        return f"{how}{f' ({which})' if which else ''}: {self.reason}"
 
 
 def signature(job: Job) -> str:

@@ -82,7 +82,7 @@ def folds(sweep: Any) -> str:
 
 
 def plan(sweep: Any) -> str:
-    return f"<ul>{''.join(f'<li>{text(group, 600)}</li>' for group in sweep.plan)}</ul>" if sweep.plan else ""
+    return f"<ul>{''.join(f'<li>{text(sweep.told_group(group), 600)}</li>' for group in sweep.plan)}</ul>" if sweep.plan else ""
 
 
 def trainings(sweep: Any) -> str:

@@ -218,7 +218,7 @@ class Sweep:
                 folders.keep_plan(self.folder, asked, self.plan)
                 say(f"{self.kind}: {len(self.changes)} variant{'s' * (len(self.changes) != 1)}, {len(left)} trainings")
                 for group in groups:
-                    say(f"  {group.told(self._in_common(group))}")
+                    say(f"  {self.told_group(group)}")
 
             def replan(instead: list[Group]) -> None:
                 self.plan = replanned(self.plan, instead)
@@ -423,11 +423,15 @@ class Sweep:
 
         return plot_sweep(self, kind)
 
-    def _in_common(self, group: Group) -> str:
-        """What the variants of a group share and others do not have."""
-        within = [self.changes[job.variant] for job in group.jobs]
-        common = {key: value for key, value in within[0].items() if all(one[key] == value for one in within) and any(one[key] != value for one in self.changes)}
-        return variants.label(common) if common else ""
+    def told_group(self, group: Group) -> str:
+        """A group of the plan in one line, with what its variants share and others do not have."""
+        within = [self.changes[job.variant] for job in group.jobs] if self.kind == "sweep" else [{}]
+        common = {
+            key: value
+            for key, value in within[0].items()
+            if all(one.get(key) == value for one in within) and any(one.get(key) != value for one in self.changes)
+        }
+        return group.told(variants.label(common) if common else "")
 
     def _told(self, trial: Trial) -> str:
         name = variants.label(self.changes[trial.variant]) if self.kind == "sweep" else f"fold {trial.fold}"

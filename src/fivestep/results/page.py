@@ -88,6 +88,7 @@ details{margin:.5rem 0}summary{cursor:pointer;padding:.2rem 0;font-weight:600}
 .pictures img{width:100%;image-rendering:pixelated;border:1px solid var(--edge);border-radius:.25rem;display:block;background:#fff}
 .pictures span{font-size:.84rem;display:block;overflow-wrap:anywhere}
 footer{padding:1.5rem 1rem 2.5rem;font-size:.86rem;color:var(--soft)}
+@media screen and (min-width:34rem){tbody th.far{min-width:11rem;max-width:22rem}}
 @media screen and (max-width:34rem){body{font-size:15px}th,td{padding:.28rem .45rem}h1{font-size:1.35rem}svg.chart text{font-size:14px}td.long{min-width:15rem}td:not(.long){white-space:nowrap}}
 @media print{:root{color-scheme:light;--ink:#000;--soft:#444;--paper:#fff;--panel:#f3f3f3;--edge:#bbb;--link:#000}
 body{font-size:9.5pt}nav{display:none}.scroll{overflow:visible;border:0}
@@ -101,7 +102,7 @@ BREAKS = re.compile(r"[_/\\]+(?=[^\s_/\\])|[.,:;=(-](?=[^\W\d])|[a-z](?=[A-Z][a-
 LONG_WORD = re.compile(r"[^\W_]{20}(?=[^\W_]{5})")
 MANY_COLUMNS = 9  # more are set smaller on paper
 SHORT_NAME = 18  # characters of a row's name that is never broken
-LONG_HEAD = 24  # a column's name that would stand in ten short lines if its column were as narrow as its numbers
+LONG_HEAD = 24  # a name that would stand in five to ten short lines if its column were as narrow as its numbers leave it
 SHORT = 40  # characters of a cell that stays in one line on a phone, where tables scroll anyway: broken words would make rows as high as they are wide
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -192,7 +193,7 @@ def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[Any]], *, 
                 content, kind = cell, f' class="{cell.look}"' if cell.look else ""
             else:
                 content = text(cell) if position == 0 and len(str(cell)) <= SHORT_NAME else breakable(cell)
-                kind = ' class="long"' if len(str(cell)) > SHORT else ""
+                kind = ' class="far"' if position == 0 and len(str(cell)) > LONG_HEAD else ' class="long"' if len(str(cell)) > SHORT else ""
             cells.append(f'<th scope="row"{kind}>{content}</th>' if position == 0 else f"<td{kind}>{content}</td>")
         body.append(f"<tr>{''.join(cells)}</tr>")
     look = f"{look} wide".strip() if len(heads) > MANY_COLUMNS else look

@@ -88,7 +88,7 @@ details{margin:.5rem 0}summary{cursor:pointer;padding:.2rem 0;font-weight:600}
 .pictures img{width:100%;image-rendering:pixelated;border:1px solid var(--edge);border-radius:.25rem;display:block;background:#fff}
 .pictures span{font-size:.84rem;display:block;overflow-wrap:anywhere}
 footer{padding:1.5rem 1rem 2.5rem;font-size:.86rem;color:var(--soft)}
-@media screen and (min-width:34rem){tbody th.far{min-width:11rem;max-width:22rem}}
+@media screen and (min-width:34rem){tbody th.far{min-width:10.4rem;max-width:22rem}}
 @media screen and (max-width:34rem){body{font-size:15px}th,td{padding:.28rem .45rem}h1{font-size:1.35rem}svg.chart text{font-size:14px}td.long{min-width:15rem}td:not(.long){white-space:nowrap}}
 @media print{:root{color-scheme:light;--ink:#000;--soft:#444;--paper:#fff;--panel:#f3f3f3;--edge:#bbb;--link:#000}
 body{font-size:9.5pt}nav{display:none}.scroll{overflow:visible;border:0}

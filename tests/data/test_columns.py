@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fivestep.data.columns import Columns, RawRows, inspect_file, read_columns
-from fivestep.data.kinds import MISSING, NUMBER, TypedTable, read_as
+from fivestep.data.kinds import TypedTable
 from fivestep.data.records import Limits
 from fivestep.data.tables import ReadOptions, read_table
+from fivestep.data.values import MISSING, NUMBER, read_as
 from fivestep.errors import ArtifactError, DataError, UsageError
 
 

@@ -19,26 +19,22 @@ import torch
 from torch import Tensor, nn
 
 from fivestep.data.kinds import (
-    TIMES,
     ColumnLine,
     ColumnLines,
     FileReport,
     TypedColumn,
     TypedTable,
-    as_text,
     class_labels,
     class_texts,
     examples_of,
     inspect_file,
-    missing_mask,
-    number_text,
-    read_as,
     read_columns,
     stray_problem,
     stray_text,
 )
 from fivestep.data.records import Limits, shown
 from fivestep.data.tables import ReadOptions, Table, data_error, iter_tables, listed, near, origin_of, try_read
+from fivestep.data.values import TIMES, as_text, missing_mask, number_text, read_as
 from fivestep.errors import ArtifactError, DataError, UsageError
 
 if TYPE_CHECKING:

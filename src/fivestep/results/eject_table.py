@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fivestep.data.kinds import DAYS, FALSE, TRUE, missing_mask, missing_tokens
+from fivestep.data.values import DAYS, FALSE, TRUE, missing_mask, missing_tokens
 from fivestep.model.weights import same_bits
 from fivestep.results.eject_code import Script, enclosed, literal
 

@@ -90,6 +90,17 @@ class Session:
     progress: Any = None  # what tells people how far the run is; closed when it ends, however it ends
 
 
+@dataclass(frozen=True)
+class Watching:
+    """What is watched at the end of an epoch, and what follows: which epoch is kept, and after how many without gain the run ends."""
+
+    monitor: str
+    mode: str
+    scores: dict[str, Callable[..., Any]]  # metrics of every epoch beside the loss
+    keep: str
+    patience: int | None
+
+
 def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: bool = False) -> Session:
     """Everything before the first step. `defaults` are the arguments of `fit` where nothing is said: only what differs from them is recorded."""
     ask = arguments
@@ -124,12 +135,7 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     module = built.module
     report = None
     if ask["weights"] is not None:
-        try:
-            report = building.load_weights(module, ask["weights"], strict=ask["weights_strict"])
-        except SettingsError as refusal:
-            if ask["weights_strict"] or not ask["checks"]:
-                raise
-            raise FindingsError([refusals.no_weight_fits(refusal)]) from refusal
+        report = weights_into(module, ask)
         said.append(str(report).splitlines()[0])
     _, frozen_modules = building.freeze(module, ask["freeze"]) if ask["freeze"] else ([], [])
     module.to(device)
@@ -200,28 +206,13 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     )
     said += list(getattr(optimizer, "said", []))
     chosen["optimizer"] = getattr(optimizer, "recorded", {})
-    # what is watched and kept
-    watched = ask["metrics"] if ask["metrics"] is not None or ask["monitor"] == "loss" else [ask["monitor"]]
-    epoch_scores = {} if watched is None else scoring.epoch_metrics(watched, task)  # the task's own metrics every epoch would cost 1 ms each
-    monitor = ask["monitor"]
-    if monitor != "loss" and monitor not in epoch_scores:
-        raise SettingsError(f"monitor={monitor!r} is neither 'loss' nor one of the metrics: {', '.join(epoch_scores) or 'none given'}.")
-    mode = ask["mode"] or ("min" if monitor == "loss" else scoring.direction(monitor))
-    if mode is None:
-        raise SettingsError(f"It cannot be told whether a larger {monitor!r} is better. Say mode='max' or mode='min'.")
+    watched = watching(ask, splits, task)
     schedule = schedules.make_schedule(
-        None if ask["scheduler"] == "auto" else ask["scheduler"], optimizer, epochs=num_epochs, steps_per_epoch=train_batches.steps(0), mode=mode
+        None if ask["scheduler"] == "auto" else ask["scheduler"], optimizer, epochs=num_epochs, steps_per_epoch=train_batches.steps(0), mode=watched.mode
     )
-    keep = ("best" if splits.val is not None else "last") if ask["keep"] == "auto" else ask["keep"]
-    patience = ask["patience"]
-    if arguments["patience"] == "auto" and patience != "auto":
-        chosen["patience"] = patience
-    if patience == "auto":
-        patience = (10 if splits.val is not None and ask["epochs"] == "auto" else None) if splits.val is not None else None
-        chosen["patience"] = patience
-    if keep == "best" and splits.val is None:
-        raise SettingsError("keep='best' chooses the epoch on validation rows, and there are none. Give a validation split, or keep='last'.")
-    chosen["keep"] = keep
+    if arguments["patience"] == "auto":
+        chosen["patience"] = watched.patience
+    chosen["keep"] = watched.keep
 
     predictor = Predictor(
         module,
@@ -253,14 +244,14 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
                 weigh=weigh,
                 compute=ask["compute"],
                 autocast=autocast,
-                keep_outputs=bool(epoch_scores),
+                keep_outputs=bool(watched.scores),
             )
-            if not epoch_scores:
+            if not watched.scores:
                 return value, {}
             gathered = loop.concatenate([map_tensors(lambda tensor: tensor.cpu(), pick(item) if pick else item) for item in kept])
             targets = targets_in_unit(part_name)
             return value, {
-                key: float(function(metric_inputs(predictor, gathered, task, key, ask["metrics"]), targets)) for key, function in epoch_scores.items()
+                key: float(function(metric_inputs(predictor, gathered, task, key, ask["metrics"]), targets)) for key, function in watched.scores.items()
             }
 
         return run_validation
@@ -293,7 +284,7 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
         schedule,
         scaler,
         average,
-        Stopping(patience, mode),
+        Stopping(watched.patience, watched.mode),
         attributes=Attributes({"model": module, "loss": raw_loss} | {key: ask[key] for key in ("compute", "step", "augment")}),
     )
     clipping = (parameters, ask["clip_norm"], ask["clip_value"]) if ask["clip_norm"] is not None or ask["clip_value"] is not None else None
@@ -305,8 +296,8 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
         seed=seed,
         batches=train_batches,
         loss=objective,
-        monitor=monitor,
-        keep=keep if can_validate else "last",
+        monitor=watched.monitor,
+        keep=watched.keep if can_validate else "last",
         compute=ask["compute"],
         user_step=ask["step"],
         split=None if part_size is None else partial(loop.split_batch, part_size=part_size, weigh=weigh),
@@ -364,6 +355,35 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     if ask["watch_test"] and splits.test is not None:
         observers.append(partial(count_test_look, session))
     return session
+
+
+def weights_into(module: nn.Module, ask: dict[str, Any]) -> Any:
+    """The weights that were asked for are the module's; returns what fitted. Raises SettingsError, FindingsError where none fits and part would do."""
+    try:
+        return building.load_weights(module, ask["weights"], strict=ask["weights_strict"])
+    except SettingsError as refusal:
+        if ask["weights_strict"] or not ask["checks"]:
+            raise
+        raise FindingsError([refusals.no_weight_fits(refusal)]) from refusal
+
+
+def watching(ask: dict[str, Any], splits: Splits, task: str | None) -> Watching:
+    """The arguments about metrics, the kept epoch and patience, with what is left open filled in. Raises SettingsError where they contradict each other."""
+    metrics = ask["metrics"] if ask["metrics"] is not None or ask["monitor"] == "loss" else [ask["monitor"]]
+    scores = {} if metrics is None else scoring.epoch_metrics(metrics, task)  # the task's own metrics every epoch would cost 1 ms each
+    monitor = ask["monitor"]
+    if monitor != "loss" and monitor not in scores:
+        raise SettingsError(f"monitor={monitor!r} is neither 'loss' nor one of the metrics: {', '.join(scores) or 'none given'}.")
+    mode = ask["mode"] or ("min" if monitor == "loss" else scoring.direction(monitor))
+    if mode is None:
+        raise SettingsError(f"It cannot be told whether a larger {monitor!r} is better. Say mode='max' or mode='min'.")
+    keep = ("best" if splits.val is not None else "last") if ask["keep"] == "auto" else ask["keep"]
+    if keep == "best" and splits.val is None:
+        raise SettingsError("keep='best' chooses the epoch on validation rows, and there are none. Give a validation split, or keep='last'.")
+    patience = ask["patience"]
+    if patience == "auto":
+        patience = 10 if splits.val is not None and ask["epochs"] == "auto" else None
+    return Watching(monitor, mode, scores, keep, patience)
 
 
 def what_the_loss_refuses(session: Session) -> str | None:

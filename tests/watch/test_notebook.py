@@ -107,6 +107,14 @@ get_ipython().display_pub.publish = publish
     assert output["text"].split() == ["1", "True", "600"]
 
 
+def test_a_sweep_tells_in_one_place_and_ends_with_what_it_kept(kernel: Notebook) -> None:
+    outputs = kernel("found = fs.sweep('mlp', splits, over={'lr': [0.001, 0.01, 0.1]}, seeds=2, epochs=3, stack=False, folder=None)")
+    assert [output["output_type"] for output in outputs] == ["display_data"], outputs
+    shown = outputs[0]["data"]["text/html"]
+    assert "6 one after another" in shown and "[6/6] lr=0.1, seed 1" in shown and "[5/6]" not in shown and "6 trainings in" in shown and "100% done" in shown
+    assert "<table" in html_of(kernel("found"))
+
+
 def test_quiet_shows_nothing(kernel: Notebook) -> None:
     assert kernel("run = fs.fit('linear', splits, epochs=3, lr=0.01, folder=None, quiet=True)") == []
 

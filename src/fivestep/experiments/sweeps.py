@@ -51,7 +51,7 @@ from fivestep.results.comparing import (
 from fivestep.results.run import Run
 from fivestep.settings import record
 from fivestep.train import signals
-from fivestep.watch import console
+from fivestep.watch import console, notebook
 
 
 def sweep(
@@ -199,7 +199,7 @@ class Sweep:
             raise UsageError(f"workers={workers!r}: the number of processes, at least 1, or None.")
         began = clock.perf_counter()
         quiet = self.given.get("quiet", False)
-        say = (lambda text: None) if quiet else (lambda text: console.print_lines(text, sys.stderr))
+        say = (lambda text: None) if quiet else notebook.Lines() if notebook.running() else (lambda text: console.print_lines(text, sys.stderr))
         with self.locked_folder(say), self._stopped_by_signals() as heard:
             ended = folders.read_trials(self.folder, self.jobs)
             if ended:

@@ -1,10 +1,11 @@
-"""Progress in a notebook: one display below the cell that is updated in place, however long the run. Events enter; nothing leaves but what is seen.
+"""Progress in a notebook: one display below the cell that is updated in place, however long the run. Events or lines enter; nothing leaves but what is seen.
 
 The front end gets at most four updates a second: each is a message that a notebook's file and its reader must take.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -57,3 +58,32 @@ def observer(session: Any) -> Callable[[Any], None]:
             show(f"<div>{displays.text(line)}</div>", displays.curves(history, best=event.kept_epoch or None if event.status == "done" else None), plain=line)
 
     return see
+
+
+class Lines:
+    """What a sweep tells, in one place: its plan and what it says beside, and of the lines `[3/24] ...` the newest, under a bar."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.newest, self.share, self.shown = "", 0.0, 0.0
+        self.place: Any = None
+
+    def __call__(self, line: Any) -> None:
+        counted = re.match(r" *\[(\d+)/(\d+)\]", str(line))
+        if counted is None:
+            self.told.append(str(line))
+        else:
+            self.newest, self.share = str(line), int(counted[1]) / int(counted[2])
+        if counted is None or time.perf_counter() - self.shown > SECONDS:
+            self.show()
+
+    def show(self) -> None:
+        from IPython.display import display
+
+        seen = [*self.told, *([self.newest] if self.newest else [])]
+        bundle = {"text/html": f"<div>{displays.lines(seen)}{displays.bar(self.share)}</div>", "text/plain": "\n".join(seen)}
+        if self.place is None:
+            self.place = display(bundle, raw=True, display_id=True)
+        else:
+            self.place.update(bundle, raw=True)
+        self.shown = time.perf_counter()

@@ -193,6 +193,16 @@ def printable(text: str, limit: int = 100) -> str:
     return shown + ("…" if len(text) > limit else "")
 
 
+def listed(names: Collection[str], most: int = 6) -> str:
+    """Names, as `printable`, of which those beyond `most` are counted only.
+
+    >>> listed(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    names = list(names)
+    return ", ".join(map(printable, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 # ------------------------------------------------------------------------------------------------------------------------------------------- reading
 
 
@@ -982,7 +992,7 @@ def _end_of_last_line(descriptor: int, size: int) -> int:
 
 
 __all__: Sequence[str] = (
-    "CHUNK", "FORMAT", "JSON_LIMIT", "MANIFEST", "Lock", "Newest", "Published", "PublishedFolder", "append_line", "append_line_durably", "free_bytes", "make_folder",
+    "CHUNK", "FORMAT", "JSON_LIMIT", "MANIFEST", "Lock", "Newest", "Published", "PublishedFolder", "append_line", "append_line_durably", "free_bytes", "listed", "make_folder",
     "newest_valid", "open_published", "open_regular", "opened_regular", "printable", "prune", "publish", "read_json", "read_published",
     "remove_dead_temporaries", "write_atomic", "write_json",
 )  # fmt: skip

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fivestep import files
 from fivestep.errors import ArtifactError, TrainingError, UsageError
-from fivestep.files import printable
+from fivestep.files import listed, printable
 
 HEADER_LIMIT = 10_000_000  # bytes (RELIABILITY A2)
 MAX_DIMENSIONS = 64  # torch's own limit
@@ -247,7 +247,7 @@ def _refuse_other_tensors(entries: Mapping[str, Entry], expected: Expected, what
     lacking = [name for name in expected if name not in entries]
     unknown = [name for name in entries if name not in expected]
     if lacking or unknown:
-        told = [f"lacks {_some(lacking)}" if lacking else "", f"holds {_some(unknown)}, which the model does not have" if unknown else ""]
+        told = [f"lacks {listed(lacking)}" if lacking else "", f"holds {listed(unknown)}, which the model does not have" if unknown else ""]
         raise ArtifactError(f"{what} {' and '.join(filter(None, told))}. These weights belong to another model; give the one they were saved from.")
     for name, (dtype, shape) in expected.items():
         entry = entries[name]
@@ -256,10 +256,6 @@ def _refuse_other_tensors(entries: Mapping[str, Entry], expected: Expected, what
                 f'{what}: tensor "{printable(name)}" is {entry.dtype} of shape {list(entry.shape)}, the model has {dtype} of shape {list(shape)}. '
                 "Nothing is cast or cut to fit; give the model that the weights were saved from."
             )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(printable(name) for name in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 # ----------------------------------------------------------------------------------------------------------------------------------------- state_dict

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fivestep.errors import ArtifactError, SettingsError
-from fivestep.model.optimizers import Optimizers, some
+from fivestep.files import listed
+from fivestep.model.optimizers import Optimizers
 
 
 def split_state(state: Any) -> tuple[dict[str, Tensor], Any]:
@@ -33,7 +34,7 @@ def join_state(tensors: Mapping[str, Tensor], entry: Any) -> Any:
     used: set[str] = set()
     state = _decode(entry, tensors, used)
     if used != set(tensors):
-        raise ArtifactError(f"The saved state holds tensors that nothing refers to: {some(sorted(set(tensors) - used))}.")
+        raise ArtifactError(f"The saved state holds tensors that nothing refers to: {listed(sorted(set(tensors) - used))}.")
     return state
 
 

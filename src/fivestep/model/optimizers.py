@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fivestep.errors import ArtifactError, SettingsError
+from fivestep.files import listed
 
 Named = list[tuple[str, nn.Parameter]]
 
@@ -145,7 +146,7 @@ def make_optimizer(
     taken = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     left = [name for name, parameter in named if id(parameter) not in taken]
     if left:  # only a function of the user's own can leave some out
-        optimizer.said.append(f"optimizer: your function leaves out {some(left)}, which stay as they are.")
+        optimizer.said.append(f"optimizer: your function leaves out {listed(left)}, which stay as they are.")
     return optimizer
 
 
@@ -157,7 +158,7 @@ def trainable(model: nn.Module, loss: Any = None) -> Named:
         named += [(f"loss:{name}", parameter) for name, parameter in loss.named_parameters() if parameter.requires_grad and id(parameter) not in known]
     lazy = [name for name, parameter in named if isinstance(parameter, nn.parameter.UninitializedParameter)]
     if lazy:
-        raise SettingsError(f"The parameters {some(lazy)} have no shape yet (a lazy module). Run the model once on a batch before training it.")
+        raise SettingsError(f"The parameters {listed(lazy)} have no shape yet (a lazy module). Run the model once on a batch before training it.")
     if not named:
         frozen = sum(1 for _ in model.parameters())
         raise SettingsError(f"The model has nothing to train: {'all ' + str(frozen) + ' parameters are frozen' if frozen else 'it has no parameters'}.")
@@ -227,7 +228,9 @@ def _several(table: Mapping[str, Any], named: Named, model: nn.Module, rate: Any
         matching = _matching(pattern, named, model, "optimizer")
         mine = [(name, parameter) for name, parameter in left if name in matching]
         if not mine:
-            raise SettingsError(f"optimizer: all that {pattern!r} matches ({some(sorted(matching))}) was taken by the patterns before it. Put it before them.")
+            raise SettingsError(
+                f"optimizer: all that {pattern!r} matches ({listed(sorted(matching))}) was taken by the patterns before it. Put it before them."
+            )
         left = [(name, parameter) for name, parameter in left if name not in matching]
         kind, arguments = _read("AdamW" if spec is None or spec == "auto" else spec)
         if not isinstance(kind, str) and not inspect.isclass(kind):
@@ -236,7 +239,7 @@ def _several(table: Mapping[str, Any], named: Named, model: nn.Module, rate: Any
     if left:
         names = [name for name, _ in left]
         raise SettingsError(
-            f'optimizer: no pattern takes {some(names)}, which would stay untrained. Add "*": "AdamW" at the end, or freeze them: freeze={names[:3]!r}.'
+            f'optimizer: no pattern takes {listed(names)}, which would stay untrained. Add "*": "AdamW" at the end, or freeze them: freeze={names[:3]!r}.'
         )
     said = [f"{pattern}: {line}" for pattern, optimizer in made.items() for line in optimizer.said]
     return Optimizers(made, said)
@@ -257,7 +260,7 @@ def _muon_and_adamw(arguments: dict[str, Any], named: Named, model: nn.Module, r
     lr = arguments.get("lr", rate)  # one rate serves both: Muon's steps are scaled to AdamW's
     adamw = _single("AdamW", {}, rest, named, model, lr, groups, device)
     said = [
-        f"optimizer: Muon takes the {len(matrices)} hidden matrices ({some([name for name, _ in matrices])}), AdamW the rest ({some([name for name, _ in rest])})."
+        f"optimizer: Muon takes the {len(matrices)} hidden matrices ({listed([name for name, _ in matrices])}), AdamW the rest ({listed([name for name, _ in rest])})."
     ]
     return Optimizers({"Muon": muon, "AdamW": adamw}, said + muon.said + adamw.said)
 
@@ -367,19 +370,19 @@ def _check_suits(label: str, mine: Named, model: nn.Module) -> None:
     dense = [name for name, parameter in mine if id(parameter) not in sparse]
     if label == "SparseAdam" and dense:
         raise SettingsError(
-            f"SparseAdam {SPECIAL['SparseAdam']}, and {some(dense)} have dense ones. Give it the embeddings alone: "
+            f"SparseAdam {SPECIAL['SparseAdam']}, and {listed(dense)} have dense ones. Give it the embeddings alone: "
             f'{{"{given_sparse[0] if given_sparse else "embedding"}": "SparseAdam", "*": "AdamW"}}.'
         )
     if given_sparse and label not in _SPARSE_ABLE:
         raise SettingsError(
-            f'{label} cannot take the sparse gradients of {some(given_sparse)} (sparse=True). Use {{"{given_sparse[0]}": "SparseAdam", "*": "{label}"}}, '
+            f'{label} cannot take the sparse gradients of {listed(given_sparse)} (sparse=True). Use {{"{given_sparse[0]}": "SparseAdam", "*": "{label}"}}, '
             f"or build the embedding with sparse=False."
         )
     if label == "Muon":
         wrong = [f"{name} {tuple(parameter.shape)}" for name, parameter in mine if parameter.dim() != 2]
         if wrong:
             raise SettingsError(
-                f'Muon takes matrices only, and these are none: {some(wrong)}. Give it matrices by pattern: {{"body.*.weight": "Muon", "*": "AdamW"}}.'
+                f'Muon takes matrices only, and these are none: {listed(wrong)}. Give it matrices by pattern: {{"body.*.weight": "Muon", "*": "AdamW"}}.'
             )
 
 
@@ -407,10 +410,10 @@ def _matching(pattern: str, named: Named, model: nn.Module, setting: str | None)
         every = [name for name, _ in model.named_parameters()]
         frozen = [name for name in every if fnmatch.fnmatchcase(name, pattern) or name == pattern or name.startswith(pattern + ".")]
         if frozen:
-            raise SettingsError(f"{setting}: {pattern!r} matches only frozen parameters ({some(frozen)}). Leave it out, or do not freeze them.")
+            raise SettingsError(f"{setting}: {pattern!r} matches only frozen parameters ({listed(frozen)}). Leave it out, or do not freeze them.")
         modules = [name for name, _ in model.named_modules() if name]
         near = difflib.get_close_matches(pattern, every + modules, n=3, cutoff=0.4)
-        hint = f" Near are: {', '.join(near)}." if near else f" There are: {some(every)}."
+        hint = f" Near are: {', '.join(near)}." if near else f" There are: {listed(every)}."
         note = "" if any(sign in pattern for sign in "*?[") else " A name without * is a submodule or a parameter."
         raise SettingsError(f"{setting}: {pattern!r} matches no parameter of the model.{hint}{note}")
     return found
@@ -426,7 +429,3 @@ def check_names(label: str, arguments: Mapping[str, Any], accepted: Any, setting
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
             hint = f' Did you mean "{near[0]}"?' if near else ""
             raise SettingsError(f"{setting}: {label} has no argument {name!r}.{hint} It takes: {', '.join(known)}.")
-
-
-def some(names: Sequence[str], count: int = 4) -> str:
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")

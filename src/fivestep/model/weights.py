@@ -11,7 +11,7 @@ import fnmatch
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch.nn.parameter import is_lazy
 
 from fivestep import tensors
 from fivestep.errors import MissingInputError, SettingsError, UsageError
-from fivestep.files import printable
+from fivestep.files import listed, printable
 from fivestep.model.models import nearest
 
 WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # DDP, torch.compile, FSDP, activation checkpoints
@@ -205,11 +205,6 @@ def dtype_name(tensor: Tensor) -> str:
 
 def _shape(tensor: Tensor, with_dtype: bool) -> str:
     return f"{tuple(tensor.shape)} {dtype_name(tensor)}" if with_dtype else str(tuple(tensor.shape))
-
-
-def listed(names: Collection[str], most: int = 6) -> str:
-    names = list(names)
-    return ", ".join(map(printable, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 # -- freezing --------------------------------------------------------------------------------------------------------------------------------------------------

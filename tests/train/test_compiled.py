@@ -170,6 +170,23 @@ def test_small_products_written_out_are_the_products():
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
+def test_numbers_that_many_elements_share_are_computed_once_with_the_same_bits():
+    model = nn.Sequential(nn.Linear(3, 100), nn.Tanh(), nn.Linear(100, 2))
+    parts = parts_of(model, torch.optim.Adam(model.parameters(), lr=0.01))
+    first, second = batches_of(2)
+    eager(parts, first)
+    _, spec = torch.utils._pytree.tree_flatten(tuple(first))
+    graph, _, examples = capturing.traced(Slots.of(parts), spec, [torch.Tensor, torch.Tensor, None], set(), second, CPU)
+    before = graph(*examples)
+    kept = graphs.compute_scalars_once(graph, least=200)
+    assert kept == 4  # both corrections of Adam, for each of the two weights of 200 elements and more; of the biases none
+    assert graphs.compute_scalars_once(graph, least=200) == 0
+    held = [node for node in graph.graph.nodes if node.target is torch.ops.aten.as_strided.default]
+    assert len(held) == kept and all(user.meta["val"].numel() >= 200 for node in held for user in node.users)
+    for a, b in zip(before, graph(*examples), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_steps_written_one_after_another_are_the_steps_one_by_one_to_the_bit():
     parts = parts_of(mlp(), None)
     parts.optimizer = torch.optim.Adam(parts.model.parameters(), lr=0.01)

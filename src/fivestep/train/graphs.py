@@ -47,6 +47,33 @@ def write_out_small_products(graph: fx.GraphModule, limit: int = SMALL) -> int:
     return written
 
 
+def compute_scalars_once(graph: fx.GraphModule, least: int = 256) -> int:
+    """Numbers that an operation on `least` elements or more takes from 0-dim tensors are computed once a step; returns how many.
+
+    The compiler writes such a chain into the loop over the elements: Adam's `1 - beta**step` was one call of `pow` for every 16 weights, a fifth of W3's step.
+    `as_strided` is the operation before which it must have a value in memory.
+    """
+    aten = torch.ops.aten
+    kept = 0
+    for node in list(graph.graph.nodes):
+        value = node.meta.get("val")
+        if node.op != "call_function" or node.target is aten.as_strided.default:
+            continue
+        if not isinstance(value, Tensor) or value.dim() or not value.is_floating_point():
+            continue
+        large = [user for user in node.users if isinstance(result := user.meta.get("val"), Tensor) and result.numel() >= least]
+        if not large:
+            continue
+        with graph.graph.inserting_after(node):
+            held = graph.graph.call_function(aten.as_strided.default, (node, [], []))
+        held.meta = dict(node.meta)
+        for user in large:
+            user.replace_input_with(node, held)
+        kept += 1
+    graph.recompile()
+    return kept
+
+
 def unrolled_length(num_nodes: int, length: int) -> int:
     """Steps to write one after another where the scan is refused: at most 16, fewer for a step of many operations (the compiler's seconds grow with their number).
 

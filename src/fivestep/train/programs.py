@@ -21,7 +21,7 @@ from fivestep import seeds
 from fivestep.data.batches import Batch, Stacked
 from fivestep.train import loop
 from fivestep.train.capturing import CannotCompile, Parts, Slots, buffers_of, tensors_in, traced, widened
-from fivestep.train.graphs import as_scan, compile_graph, unrolled, unrolled_length, write_out_small_products
+from fivestep.train.graphs import as_scan, compile_graph, compute_scalars_once, unrolled, unrolled_length, write_out_small_products
 
 CLOSE = {torch.float64: 1e-6, torch.float32: 1e-3}  # relative, of the first losses of a compiled chunk to the traced steps; half precision 5e-2
 
@@ -126,6 +126,8 @@ def make_program(parts: Parts, way: str, length: int, pieces: Iterable[Any], dev
             slots = Slots.of(parts, set(changed))
             graph, outside, examples = traced(slots, spec, constants, changed, batch, device)
         write_out_small_products(graph)
+        if device.type == "cpu":
+            compute_scalars_once(graph)
         num_state = len(slots.live())
         said: list[str] = []
         if way == "epoch" and device.type != "cpu":

@@ -24,6 +24,7 @@ from fivestep.checks.probe import Probe, copy_together
 from fivestep.checks.recording import tensors_in
 from fivestep.checks.rules import ask, could_not_check
 from fivestep.checks.subject import Subject
+from fivestep.model.losses import LOSSES
 
 
 def check_trained(subject: Subject, model: nn.Module, *, watch: Watch, ignore: Sequence[str] = ()) -> list[Finding]:
@@ -372,11 +373,20 @@ def check_scores(
                     "Report balanced accuracy, F1 or AUROC beside it; class_weights='balanced'.",
                 ))  # fmt: skip
                 break
-    if output.numel() > len(output) or set(names.tolist()) <= {0, 1}:  # one output for labels of many values is no class
+    if gives_classes(subject, output, labels):
         found += one_class(name, predicted, labels)
     if train_accuracy is not None and (swap := label_swap(name, predicted, labels, train_accuracy)) is not None:
         found.append(swap)
     return [finding for finding in found if finding.code not in ignore]
+
+
+def gives_classes(subject: Subject, output: Tensor, labels: numpy.ndarray) -> bool:
+    """Whether outputs are surely scores of classes: by the loss; under one of the user's own by an output for each class (a distance or an embedding is none)."""
+    width = output.shape[1] if output.dim() > 1 else 1
+    kind = LOSSES.get(subject.loss_name or "")
+    if kind is not None:
+        return kind.task == ("binary" if width == 1 else "multiclass")
+    return 1 < width == int(labels.max()) + 1
 
 
 def one_class(name: str, predicted: numpy.ndarray, labels: numpy.ndarray) -> list[Finding]:

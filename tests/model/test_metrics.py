@@ -702,3 +702,23 @@ def test_of_no_error_among_few_rows_the_accuracys_interval_is_no_point(right):
     rare = 1 - 0.025 ** (1 / 30)  # Clopper and Pearson's bound for 0 of 30
     assert (found.low, found.high) == pytest.approx((1 - rare, 1) if right else (0, rare))
     assert "all resamples agree" in (score("multiclass", probabilities, targets)["balanced_accuracy"].note or "")
+
+
+def test_r2_is_better_than_no_skill_only_where_rmse_is():
+    """R² of a resample that drew one row again and again is no number. Left out, such resamples made it better than no skill on five rows where RMSE was not."""
+    better = 0
+    for seed in range(60):
+        draw = torch.Generator().manual_seed(seed)
+        targets = torch.randn(5, generator=draw, dtype=torch.float64)
+        scores = score("regression", targets + 0.5 * torch.randn(5, generator=draw, dtype=torch.float64), targets, train_targets=targets)
+        if scores["r2"].verdict == "better":
+            better += 1
+            assert scores["rmse"].verdict == "better", seed
+    assert better  # there is something to assert
+
+
+def test_a_unit_stands_beside_what_is_measured_in_it():
+    targets = torch.arange(40.0)
+    scores = score("regression", targets + 1, targets, metrics=["mse", "mae", "r2"], unit="km", train_targets=targets)
+    assert [scores[name].unit for name in ("mse", "mae", "r2")] == ["km²", "km", None]
+    assert "mae 1 km" in repr(scores["mae"])

@@ -246,7 +246,9 @@ def check(
     if Path(file).is_dir():
         raise UsageError(f"{file} is a folder; check reads a table. A folder of images is looked at by: fivestep fit {file}")
     known_options(options, "data")
-    allowed = {key: value for key, value in options.items() if key not in ("target", "scale_target", "categories")}  # those concern the model, not the file
+    allowed = {
+        key: value for key, value in options.items() if key not in ("target", "scale_target", "categories", "units")
+    }  # those concern the model, not the file
     report = inspect_file(file, target=target_names(target) if target is not None else options.get("target"), **allowed)
     if as_json:
         columns = [

@@ -1,4 +1,4 @@
-"""How `fit` and `resume` end in the shell: scores on validation, the report, the company beside them, and where everything lies.
+"""How `fit` and `resume` end in the shell: scores on validation, the company beside them, the report, and where everything lies.
 
 Enters: a finished run. Leaves: files in its folder and text on stdout. The decision that shaped it: the run's model is saved before any of this begins, so a
 signal here loses nothing of the run; it is told by the run's name, and `resume` makes what is missing.
@@ -24,8 +24,9 @@ def end_run(run: Any, *, as_json: bool, own_model: str | None = None) -> None:
         report = None
         if run.folder is not None:
             runs.write(run.folder, "scores.json", scores.to_json())
-            report = str(run.report())
         company = company_of(run)
+        if run.folder is not None:
+            report = str(run.report())
     except StopSignal as stop:
         kept = f"Its model is saved; its scores and report are not all there: fivestep resume {run.folder} makes them." if run.folder else "Nothing is kept."
         raise Interrupted(f"Stopped by {Signals(stop.number).name} after training was done. {kept}", exit_code=128 + stop.number) from None
@@ -51,7 +52,7 @@ def has_ended(folder: Path) -> bool:
 
 
 def company_of(run: Any) -> Any:
-    """Who else does how well on validation, kept beside the scores; None where there is nothing to compare (images, several labels, no validation rows)."""
+    """Who else does how well on validation; None where there is nothing to compare (images, several labels, no validation rows)."""
     if (
         run.splits.val is None
         or run.splits.columns is None
@@ -59,12 +60,7 @@ def company_of(run: Any) -> Any:
         or not run.can_predict
     ):
         return None
-    company = run.company("val")
-    if run.folder is not None:
-        from fivestep.results import runs
-
-        runs.write(run.folder, "company.json", company.to_json())
-    return company
+    return run.company("val")
 
 
 def print_scores(scores: Any) -> None:

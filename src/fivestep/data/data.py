@@ -62,15 +62,17 @@ class Data:
         weight: str | None = None,
         scale_target: bool | str = "auto",
         categories: str = "auto",
+        units: Mapping[str, str] | None = None,
     ) -> Data:
         """A table with named columns: a path (CSV, TSV, Parquet), a polars, pandas or Arrow frame, or a dict of arrays.
 
         `columns` overrides what a column is read as ({"zip": "category"}); `drop`ped columns are no inputs but stay usable by `split`; `missing` adds tokens
         that mean "no value"; `quote=None` reads quotes as ordinary text; `without_target="drop"` leaves out rows that have none; `weight` names a column of sample weights; `categories` is "onehot" or
-        "codes" (for embeddings); "auto" is one-hot, but that `model="auto"` takes codes where there are very many categories. Raises DataError with every problem of the file, each with the option that accepts it.
+        "codes" (for embeddings); "auto" is one-hot, but that `model="auto"` takes codes where there are very many categories; `units` ({"price": "USD"}) stand on the
+        axes of plots and beside scores. Raises DataError with every problem of the file, each with the option that accepts it.
         """
         from fivestep.data.columns import read_columns
-        from fivestep.data.tables import read_table
+        from fivestep.data.tables import near, read_table
 
         columns = dict(columns or {})
         if categories not in ("auto", "onehot", "codes"):
@@ -78,10 +80,14 @@ class Data:
                 f'categories={categories!r} is not known. Use "auto", "onehot" (numbers only) or "codes" (forward gets (numbers, codes) for embeddings).'
             )
         raw = read_table(source, columns=columns, missing=missing, delimiter=delimiter, encoding=encoding, decimal=decimal, quote=quote)
+        strange = [name for name in units or () if name not in raw.names]
+        if strange:
+            raise DataError(f"{raw.origin}: units={{{strange[0]!r}: …}}: no such column{near(strange[0], raw.names)}")
         typed = read_columns(raw, target=target, drop=drop, columns=columns, missing=missing, decimal=decimal, without_target=without_target, weight=weight)
         options = dict(
             columns=columns, drop=list(drop), missing=None if missing is None else list(missing), delimiter=delimiter, encoding=encoding, decimal=decimal,
             quote=quote, without_target=without_target, weight=weight, scale_target=scale_target, categories=categories,
+            units=dict(units or {}),
         )  # fmt: skip
         names = () if target is None else (target,) if isinstance(target, str) else tuple(target)
         return Data("table", raw.origin, typed=typed, task=typed.task, options={"target": target, **options}, notes=tuple(typed.notes), target_names=names)
@@ -146,6 +152,14 @@ class Data:
         return Data("dataset", type(dataset).__name__, source=source, options={"workers": workers})
 
     # -- facts --------------------------------------------------------------------------------------------------------------------------------------------
+
+    def unit(self, column: str) -> str:
+        """The unit of a column as `units` told it; "" where it told none."""
+        return self.options.get("units", {}).get(column, "")
+
+    def with_unit(self, column: str) -> str:
+        """The name of a column as it stands on an axis: "price (USD)"."""
+        return f"{column} ({self.unit(column)})" if self.unit(column) else column
 
     def __len__(self) -> int:
         return self.typed.num_rows if self.kind == "table" else len(self.source)

@@ -33,7 +33,7 @@ def plot_splits(splits: Any) -> Any:
         if targets:
             known[part.name] = np.asarray(targets[0])
     names = splits.train.data.target_names
-    name = shortened(names[0], 40) if names else "target"
+    name = shortened(splits.train.data.with_unit(names[0]), 40) if names else "target"
     classes = splits.classes if splits.task in ("binary", "multiclass") else None
     if classes is not None and len(classes) <= MOST_CLASSES and known:
         width = 0.8 / len(known)

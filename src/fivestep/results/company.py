@@ -10,7 +10,8 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ MOST_COLUMNS = 2_000  # encoded inputs of the linear model; its normal equations
 MOST_ROUNDS = 300
 MOST_CLASSES = 20  # trees are grown for each class and round
 PENALTY = 1.0  # on the squared weights of standardised columns, beside the summed loss: scikit-learn's default for both linear models
+TELLS = {"better": "BETTER than this model", "worse": "worse", "alike": "no difference beyond noise"}
 NOISE = 1.96  # standard errors of the paired difference
 
 
@@ -67,11 +69,15 @@ class Company:
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"companions": [asdict(one) | {"verdict": one.verdict} for one in self.companions]}
 
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Company:
+        companions = (Companion(*(one[field.name] for field in fields(Companion))) for one in record["companions"])
+        return cls(record["split"], record["measure"], record["ours"], record["no_skill"], tuple(companions))
+
     def __repr__(self) -> str:
         lines = [f"in company, {self.split}, {self.measure}: this model {self.ours:,.4g}, no skill {self.no_skill:,.4g}"]
-        tells = {"better": "BETTER than this model", "worse": "worse", "alike": "no difference beyond noise"}
         for one in self.companions:
-            lines.append(f"  {one.name} {one.error:,.4g}: {tells[one.verdict]}" + (f" ({one.note})" if one.note else ""))
+            lines.append(f"  {one.name} {one.error:,.4g}: {TELLS[one.verdict]}" + (f" ({one.note})" if one.note else ""))
         if self.better:
             lines.append(
                 f"  {self.better[0].name} does better on these rows and trains in {self.better[0].seconds:.1f} s: prefer it, or find out what it sees."

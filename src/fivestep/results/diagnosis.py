@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fivestep.data.values import as_text
 from fivestep.errors import FivestepError, UsageError
 from fivestep.model import metrics as scoring
 from fivestep.model.evidence import IGNORED_LABEL
@@ -30,7 +31,8 @@ class Predicted:
     """Predictions beside targets, row by row. `rows` (n,) are row numbers in the split's data.
 
     `values` float64: probabilities (n, c), or numbers (n, t) in the targets' units. `targets`: int64 labels (n,), 0/1 (n, c), or float64 (n, t). `losses`
-    (n,) say how wrong each row is: minus the log of the right answer's probability, or the absolute error (`loss_name` says which). `classes` are texts.
+    (n,) say how wrong each row is: minus the log of the right answer's probability, or the absolute error (`loss_name` says which). `classes` are texts, and
+    `target_names` have their units where the data tells them.
     """
 
     split: str
@@ -97,7 +99,9 @@ def beside(run: Any, split: str, places: Tensor, values: Tensor, targets: Tensor
         values, targets = values.reshape(count, -1), targets.double().reshape(count, -1)
     if not len(places) or not bool(torch.isfinite(values).all()):
         return None
-    names = tuple(map(str, decoding.target_names or run.splits.train.data.target_names or ()))
+    data = run.splits.train.data
+    names = tuple(map(str, decoding.target_names or data.target_names or ()))
+    names = tuple(map(data.with_unit, names))
     if task == "regression" and len(names) != values.shape[1]:
         names = ("target",) if values.shape[1] == 1 else tuple(f"target {position}" for position in range(values.shape[1]))
     width = values.shape[1]
@@ -108,6 +112,7 @@ def beside(run: Any, split: str, places: Tensor, values: Tensor, targets: Tensor
     )
     several = task == "regression" and width > 1  # only then are errors measured in deviations of the training targets, which take time to read
     losses, loss_name = row_losses(task, values, targets, run._targets("train") if several else None)
+    loss_name += f" in {run._target_unit}" if run._target_unit else ""
     part = run.splits.part(split)
     return Predicted(split, task, part.indices[places], places, values, targets, losses, loss_name, classes, names)
 
@@ -252,9 +257,17 @@ def worst(found: Predicted, count: int = 10) -> Tensor:
 
 
 def input_values(run: Any, split: str, row: int, names: Sequence[str]) -> list[Any]:
-    """The values of a table's row (a row number of the split's data) in these columns, as they were read."""
+    """The values of a table's row (a row number of the split's data) in these columns, as they were read; yes and no as they are written there."""
     typed = run.splits.part(split).data.typed
-    return [typed.values(name)[row] for name in names]
+    return [values_as_written(typed, name, np.array([row]))[0] for name in names]
+
+
+def values_as_written(typed: Any, name: str, rows: np.ndarray) -> np.ndarray:
+    """A column's values at `rows`: float64, or an object array of texts and None. A boolean is "Yes" or "No" if that stands in the file, not 1 or 0."""
+    if typed.column(name).kind != "boolean":
+        return typed.values(name)[rows]
+    texts = as_text(typed.table.column(name).gather(rows), typed.options).to_list()
+    return np.array([*texts, None], dtype=object)[:-1]
 
 
 # -- subgroups -----------------------------------------------------------------------------------------------------------------------------------------------
@@ -293,7 +306,7 @@ def subgroups(run: Any, found: Predicted, columns: Sequence[str] | None = None) 
             continue
         if column.kind not in ("category", "boolean"):
             continue
-        values = typed.values(column.name)[found.rows.numpy()]
+        values = values_as_written(typed, column.name, found.rows.numpy())
         texts = np.array(
             ["-" if value is None else value for value in values] if values.dtype == object else [value_text(value) for value in values], dtype=object
         )
@@ -339,13 +352,32 @@ def drawn_part(run: Any) -> str:
     return "val" if run.splits.val is not None else "train"
 
 
+NATURAL = ("CrossEntropyLoss", "NLLLoss", "BCELoss", "BCEWithLogitsLoss", "KLDivLoss")  # losses that are means of natural logarithms of probabilities
+
+
+def loss_unit(run: Any) -> str:
+    """In what the loss is measured, for an axis: "nats", "standardised target", "USD²"; "" where it is not known."""
+    loss, unit = training_loss(run), run._target_unit
+    if loss in NATURAL:
+        return "nats"
+    if run._predictor.decoding.target_scale is not None:
+        return "standardised target"
+    return {"L1Loss": unit, "MSELoss": f"{unit}²" if unit.isalpha() else f"({unit})²"}.get(loss, "") if unit else ""
+
+
+def training_loss(run: Any) -> str:
+    """The name of the loss; "" for a function of the user's that has none."""
+    loss = run.settings.chosen.get("loss") or run.settings.asked.get("loss")
+    return loss if isinstance(loss, str) else ""
+
+
 def two_inputs(run: Any) -> tuple[str, str]:
     """Names of the two number inputs that a decision boundary can be drawn over. Raises UsageError where the model has others."""
     columns = run._predictor.columns
     inputs = getattr(run._encoded["train"], "inputs", None)
     if columns is not None:
         if len(columns.inputs) == 2 and all(column.kind == "number" for column in columns.inputs):
-            return columns.inputs[0].name, columns.inputs[1].name
+            return run.splits.train.data.with_unit(columns.inputs[0].name), run.splits.train.data.with_unit(columns.inputs[1].name)
         told = f"this model sees {len(columns.inputs)} columns: {', '.join(column.name for column in columns.inputs[:6])}"
     elif isinstance(inputs, Tensor) and inputs.dim() == 2 and inputs.shape[1] == 2:
         return "input 0", "input 1"

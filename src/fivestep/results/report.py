@@ -41,10 +41,11 @@ def render(run: Any) -> str:
     found = diagnosis.predicted(run, split)
     scores = run.scored(split)
     looks, test = run.looked()
+    company = run._known_company() if split == "val" else None
     measured = importance(run, split, seed=run._seed) if found is not None else "The outputs of this model are no prediction of its target."
     name = run.folder.name if run.folder is not None else type(run.model).__name__
     sections = [
-        ("scores", "Scores", scores_section(run, scores, looks, test)),
+        ("scores", "Scores", scores_section(run, scores, looks, test, company)),
         ("training", "Training", training_section(run)),
         ("errors", "Where it errs", errors_section(run, found) if found is not None else ""),
         ("rows", "Worst rows", rows_section(run, found, measured) if found is not None else ""),
@@ -66,7 +67,7 @@ def render(run: Any) -> str:
     footer = f"<footer>Made offline in {took:.1f} s. This page holds no script and fetches nothing. Checksums in MANIFEST.json prove that nothing changed by accident.</footer>"
     return page(
         f"{name}: fivestep report",
-        f'{header}\n<nav aria-label="Sections"><ul>{links}</ul></nav>\n<main>{verdict(run, scores, found, looks)}{tiles(run, scores)}\n{body}</main>\n{footer}',
+        f'{header}\n<nav aria-label="Sections"><ul>{links}</ul></nav>\n<main>{verdict(run, scores, found, looks, company)}{tiles(run, scores)}\n{body}</main>\n{footer}',
     )
 
 
@@ -91,9 +92,9 @@ def training_section(run: Any) -> str:
         told += f", the validation loss was lowest, {number_text(lowest['val_loss'])}, in epoch {lowest['epoch']}"
         if last.get("val_loss") is not None and last["val_loss"] > 1.1 * lowest["val_loss"] and lowest["epoch"] < last["epoch"]:
             told += f" and rose to {number_text(last['val_loss'])} by the end: what was learned after that epoch does not carry over to new rows"
-    drawn = chart(
-        f"Learning curves. {told}.", series, x_label="epoch", whole_x=True, y_label="loss" + (" (logarithmic)" if log else ""), log_y=log, marks=marks
-    )
+    unit = diagnosis.loss_unit(run)
+    known = ", ".join(filter(None, (unit.removesuffix(" target"), "log") if log else (unit,)))
+    drawn = chart(f"Learning curves. {told}.", series, x_label="epoch", whole_x=True, y_label=f"loss ({known})" if known else "loss", log_y=log, marks=marks)
     parts = [figure(drawn, told + ".")]
     after = ""
     rates = [(row["epoch"], rate) for row in history for rate in row.get("lr", [])[:1]]

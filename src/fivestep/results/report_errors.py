@@ -51,7 +51,7 @@ def regression_figures(found: diagnosis.Predicted) -> str:
             figure(
                 chart(
                     f"Errors of {name} over the prediction", [Series(name, guess[points].tolist(), residuals[points].tolist(), 1, points=True)],
-                    x_label=f"predicted {name}", y_label="predicted - actual", level=0.0,
+                    x_label=f"predicted {name}", y_label=f"predicted - actual {name}", level=0.0,
                 ),
                 f"Errors over the prediction; on average {number_text(bias)}. A slope, a bend or a funnel would be something that the model has not learned.",
             )
@@ -63,7 +63,12 @@ def regression_figures(found: diagnosis.Predicted) -> str:
         parts.append(
             figure(
                 histogram(
-                    f"How large errors of {name} are", [("rows", counts.tolist())], edges.tolist(), x_label="predicted - actual", y_label="rows", level=0.0
+                    f"How large errors of {name} are",
+                    [("rows", counts.tolist())],
+                    edges.tolist(),
+                    x_label=f"predicted - actual {name}",
+                    y_label="rows",
+                    level=0.0,
                 ),
                 f"Half of the rows are off by less than {number_text(half, 3)}, nine of ten by less than {number_text(most, 3)}.",
             )

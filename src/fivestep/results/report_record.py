@@ -37,7 +37,9 @@ def findings_section(run: Any) -> str:
 def settings_section(run: Any) -> str:
     settings = run.settings
     rows = [[name, Cell(text(shortly(value), 400), "long"), "asked for"] for name, value in settings.asked.items() if name not in ("folder", "name")]
-    rows += [[name, Cell(text(shortly(value), 400), "long"), 'picked by "auto"'] for name, value in settings.chosen.items()]
+    chosen = {name: value for name, value in settings.chosen.items() if name != "auto"}
+    chosen |= {name: value for name, value in settings.chosen.get("auto", {}).items() if name not in chosen and name not in settings.asked}
+    rows += [[name, Cell(text(shortly(value), 400), "long"), 'picked by "auto"'] for name, value in chosen.items()]
     shown = (
         table("Settings of fit; those not named stand at their defaults", ["setting", "value", "from"], rows)
         if rows
@@ -71,12 +73,14 @@ def settings_section(run: Any) -> str:
 
 
 def shortly(value: Any) -> str:
-    """A setting as it was typed: an imported class by its name, a text without quotes."""
+    """A setting as it was typed: an imported class by its name, a class of torch's with its arguments, a text without quotes."""
     if isinstance(value, dict) and set(value) == {"import"}:
         return str(value["import"]).replace(":", ".")
     if isinstance(value, dict) and {"class", "arguments"} <= set(value):
         arguments = ", ".join(f"{name}={part!r}" for name, part in value["arguments"].items())
         return f"{value['class']}({arguments})" + (f" for {value['parameters']}" if value.get("parameters") not in (None, "all") else "")
+    if isinstance(value, dict) and isinstance(value.get("name"), str):
+        return f"{value['name']}({', '.join(f'{name}={part!r}' for name, part in value.items() if name != 'name')})"
     return value if isinstance(value, str) else repr(value)
 
 

@@ -12,8 +12,9 @@ import torch
 
 from fivestep.model.scores import Scores
 from fivestep.results import diagnosis
+from fivestep.results.company import TELLS, Company
 from fivestep.results.figures_svg import strip
-from fivestep.results.page import Cell, paragraph, table, text
+from fivestep.results.page import Cell, number, number_text, paragraph, table, text
 
 METRIC_NAMES = {
     "loss": "loss", "rmse": "RMSE", "mae": "mean absolute error", "r2": "R²", "log_loss": "log loss", "accuracy": "accuracy", "auroc": "AUROC",
@@ -22,9 +23,17 @@ METRIC_NAMES = {
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test", "data": "given"}
 
 
-def verdict(run: Any, scores: Scores, found: diagnosis.Predicted | None, looks: int) -> str:
+def verdict(run: Any, scores: Scores, found: diagnosis.Predicted | None, looks: int, company: Company | None = None) -> str:
     """The first thing on the page: what was done, and whether it is any good."""
     look, told = skill(scores)
+    beaten = ""
+    if company is not None and company.better:
+        best = company.better[0]
+        look = "warn" if look == "good" else look
+        beaten = (
+            f"On the same rows the {best.name}, trained in {best.seconds:.1f} s, came out ahead: {company.measure} {number_text(best.error)} against "
+            f"{number_text(company.ours)}. Use what does better, or find out what it sees."
+        )
     hidden = imbalance(scores, found)
     if hidden and look == "good":
         look = "warn" if "finds 0 of" not in hidden else "bad"
@@ -40,6 +49,7 @@ def verdict(run: Any, scores: Scores, found: diagnosis.Predicted | None, looks: 
     body = (
         paragraph(*what_was_done(run))
         + f"<p><strong>{mark}{text(on + told[:1].lower() + told[1:], 900)}</strong></p>"
+        + (paragraph(beaten) if beaten else "")
         + (paragraph(hidden) if hidden else "")
         + (paragraph(caution) if caution else "")
     )
@@ -145,8 +155,8 @@ def tiles(run: Any, scores: Scores) -> str:
     return f'<ul class="tiles">{"".join(items)}</ul>'
 
 
-def scores_section(run: Any, scores: Scores, looks: int, test: Scores | None) -> str:
-    parts = [scores_table(scores)]
+def scores_section(run: Any, scores: Scores, looks: int, test: Scores | None, company: Company | None = None) -> str:
+    parts = [scores_table(scores), *([company_table(company)] if company is not None else [])]
     if run.splits.test is None:
         parts.append(paragraph("There is no test split: nothing here is a score on rows that no choice was made by."))
     elif test is not None:
@@ -158,6 +168,19 @@ def scores_section(run: Any, scores: Scores, looks: int, test: Scores | None) ->
         how = f"fivestep evaluate {name} --split test" if run.folder is not None else 'run.evaluate("test")'
         parts.append(f"<p>The {len(run.splits.test):,} test rows were not looked at. Once all choices are made: <code>{text(how)}</code></p>")
     return "".join(parts)
+
+
+def company_table(company: Company) -> str:
+    """Ours, no skill and the companions by one error, the lowest first."""
+    found = [(company.ours, "this model", "", ""), (company.no_skill, "no skill: a constant", "", "")]
+    for one in company.companions:
+        look = {"better": "bad", "worse": "good"}.get(one.verdict, "")
+        found.append(
+            (one.error, one.name, f'<span class="tag {look}">{TELLS[one.verdict]}</span>', "; ".join(filter(None, (f"{one.seconds:.1f} s", one.note))))
+        )
+    rows = [[name, number(error), Cell(told), note] for error, name, told, note in sorted(found)]
+    caption = f"In company: other models of the same rows and columns, {SPLIT_NAMES[company.split]} rows, lowest {company.measure} first"
+    return table(caption, ["model", company.measure, "against this model", "trained in"], rows)
 
 
 def scores_table(scores: Scores) -> str:

@@ -127,6 +127,11 @@ class Model:
         return self._predictor.module
 
     @property
+    def _target_unit(self) -> str:
+        """The unit of the one target as `Data.table(units=)` told it; "" where it is not known, as of a model that came without its data."""
+        return ""
+
+    @property
     def full_model(self) -> nn.Module:
         """Columns, model and decoding as one module: raw tensors in, values in the target's unit or probabilities out."""
         return self._predictor.full_model()
@@ -274,6 +279,7 @@ class Model:
                 outputs=self._predictor.outputs_in_unit(outputs),
                 as_stored=as_stored,
                 classes=decoding.classes,
+                unit=self._target_unit or None,
                 split=split,
                 **more,
             )
@@ -387,6 +393,11 @@ class Run(Model):
         }
 
     @property
+    def _target_unit(self) -> str:
+        data = self.splits.train.data
+        return data.unit(data.target_names[0]) if self._predictor.decoding.task == "regression" and len(data.target_names) == 1 else ""
+
+    @property
     def weights_sha256(self) -> str:
         """SHA-256 of the weights: two runs that ended in the same bits have the same."""
         return building.parameter_hash(self.model.state_dict())
@@ -452,11 +463,24 @@ class Run(Model):
     def company(self, split: str = "val") -> Company:
         """A linear model and, where scikit-learn is installed, boosted trees on the same rows and columns, beside this model's error: who does better is named.
 
-        For tables of classes or numbers; "test" only after `evaluate("test")`. Costs seconds at most. Raises UsageError.
+        For tables of classes or numbers; "test" only after `evaluate("test")`. Costs seconds at most. What was found on validation rows is kept in the run's
+        folder (`company.json`), and a report that is written then shows it. Raises UsageError.
         """
         from fivestep.results.company import company
+        from fivestep.results.runs import write
 
-        return company(self, split)
+        found = company(self, split)
+        if self.folder is not None and split == "val":
+            write(self.folder, "company.json", found.to_json() | {"weights_sha256": self.weights_sha256})
+        return found
+
+    def _known_company(self) -> Company | None:
+        """The company on validation rows as `company()` found it for these weights; None where it was not asked for."""
+        from fivestep.results import runs
+        from fivestep.results.company import Company
+
+        kept = runs.read(self.folder, "company.json", {}) if self.folder is not None else {}
+        return Company.from_json(kept) if kept.get("weights_sha256") == self.weights_sha256 else None
 
     def _add_findings(self, found: list[Any]) -> None:
         self.findings += [finding for finding in found if finding.code not in {known.code for known in self.findings}]
@@ -587,6 +611,10 @@ class RunWithoutData(Run):
     def splits(self) -> Any:  # type: ignore[override]
         """There are none: UsageError, with the reason."""
         raise UsageError(f"This run was loaded without its data. {self.why}")
+
+    @property
+    def _target_unit(self) -> str:
+        return ""
 
     def predict(self, rows_or_split: Any = "test", *, probabilities: bool = False, spread: bool = False) -> Any:
         """Predictions for new rows; a split by its name is a UsageError."""

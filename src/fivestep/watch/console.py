@@ -203,7 +203,8 @@ def picture(session: Any, event: RunStarted, room: int) -> Any:
     grid.add_row("Model", Text(model_words(session)))
     summary = layers_of(session)
     if summary is not None:
-        table = listing(room, [layer.name for layer in summary.layers], "layer", "type", "output for 2 rows", "parameters")
+        heads = ("output for 2 rows", "parameters") if room >= 70 else ("output", "params")
+        table = listing(room, [layer.name for layer in summary.layers], "layer", "type", *heads)
         for layer in summary.layers[:MOST_LINES]:
             count = f"{layer.parameters:,}" + (" frozen" if layer.trainable == "no" else "") if layer.parameters else ""
             table.add_row(Text(layer.name), Text(layer.type), Text(layer.output_shape or "-"), count)

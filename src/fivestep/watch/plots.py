@@ -17,6 +17,7 @@ from fivestep.figures import BLUE, COLOURS, GREEN, GREY, LINES, ORANGE, figure, 
 from fivestep.model.building import nearest
 from fivestep.results import diagnosis
 from fivestep.results.importance import importance
+from fivestep.results.page import number_text
 from fivestep.results.predictor import ArrayRows
 
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
@@ -72,8 +73,8 @@ def plot_loss(run: Any) -> Any:
     if run.best and run.settings.chosen.get("keep") == "best":
         axes.axvline(run.best["epoch"], color=GREY, linestyle=":", label=f"kept: epoch {run.best['epoch']}")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    loss = run.settings.chosen.get("loss") or run.settings.asked.get("loss")
-    axes.set(xlabel="epoch", ylabel=f"loss ({loss})" if isinstance(loss, str) else "loss")
+    known = ", ".join(filter(None, (diagnosis.training_loss(run), diagnosis.loss_unit(run))))
+    axes.set(xlabel="epoch", ylabel=f"loss ({known})" if known else "loss")
     axes.legend()
     return made
 
@@ -99,12 +100,12 @@ def plot_predictions(run: Any) -> Any:
 
 
 def plot_over_one_input(run: Any) -> Any:
-    """Targets of training and validation rows over the one input, and the model's curve. In the column's unit where a table has one."""
+    """Targets of training and validation rows over the one input, and the model's curve; a table's in its columns' own numbers."""
     made, axes = figure()
     columns = run._predictor.columns
     name, center, scale = "input", 0.0, 1.0
     if columns is not None and len(columns.inputs) == 1 and columns.inputs[0].kind == "number":
-        name, center, scale = columns.inputs[0].name, columns.inputs[0].center[0], columns.inputs[0].scale[0]
+        name, center, scale = run.splits.train.data.with_unit(columns.inputs[0].name), columns.inputs[0].center[0], columns.inputs[0].scale[0]
     everything = []
     for part, colour, marker in (("train", BLUE, "o"), ("val", ORANGE, "^")):
         if part in run._encoded:
@@ -125,8 +126,9 @@ def plot_over_one_input(run: Any) -> Any:
     grid = torch.linspace(low, high, 300, dtype=run._encoded["train"].inputs.dtype)[:, None]
     curve = run._predictor.decode(run._predictor.outputs(ArrayRows(grid)))
     axes.plot(grid[:, 0].double() * scale + center, np.asarray(curve, dtype=float).reshape(len(grid), -1)[:, 0], color="black", label="predicted")
-    names = run.splits.train.data.target_names
-    axes.set(xlabel=shortened(name, MOST_LETTERS), ylabel=shortened(names[0] if names else "target", MOST_LETTERS))
+    data = run.splits.train.data
+    target = data.with_unit(data.target_names[0]) if data.target_names else "target"
+    axes.set(xlabel=shortened(name, MOST_LETTERS), ylabel=shortened(target, MOST_LETTERS))
     axes.legend()
     return made
 
@@ -290,7 +292,10 @@ def plot_importance(run: Any) -> Any:
     )
     axes.set_yticks(range(len(rows)), [shortened(row.name, MOST_LETTERS) for row in rows])
     axes.axvline(0, color=GREY, linewidth=0.8)
-    axes.set(xlabel=f"growth of the {found.loss_name} (from {found.base:.3g})", ylim=(-0.8, len(rows) - 0.2))
+    axes.set(
+        xlabel=f"growth of the {found.loss_name} (from {number_text(found.base, 3)}{' nats' if found.loss_name == 'log loss' else ''})",
+        ylim=(-0.8, len(rows) - 0.2),
+    )
     axes.locator_params(axis="x", nbins=6)  # long numbers would run into each other
     told = f"{found.num_rows:,} {SPLIT_NAMES[found.split]} rows; grey: not shown to matter"
     if len(found.rows) > len(rows):

@@ -154,3 +154,11 @@ def test_labels_are_numbered_as_in_training_whatever_another_part_holds():
     assert splits.classes == ("a", "b", "c") and splits.val.data.source.targets[0].tolist() == [2, 1, 2, 1]
     with pytest.raises(fs.errors.DataError, match="class 'z', which training has not"):
         fs.Splits((inputs, ["a", "b", "c"] * 4), val=(inputs[:2], ["a", "z"]))
+
+
+def test_a_unit_is_told_for_a_column_that_is_there():
+    table = {"size": [1.0, 2.0, 3.0], "price": [2.0, 4.0, 6.0]}
+    data = fs.Data.table(table, target="price", units={"price": "EUR"})
+    assert (data.with_unit("price"), data.with_unit("size"), data.unit("size")) == ("price (EUR)", "size", "")
+    with pytest.raises(fs.DataError, match=r"units=\{'prise': …\}: no such column; did you mean 'price'"):
+        fs.Data.table(table, target="price", units={"prise": "EUR"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import torch
 from reported import HOSTILE, QUIET, Net, churn, houses, make
@@ -137,6 +138,40 @@ def test_numbers_get_their_pictures_worst_rows_importance_and_subgroups(made):
     first = re.search(r'id="rows".*?<tbody><tr><th scope="row" class="n">([\d,]+)</th>(.*?)</tr>', text, re.S)
     assert int(first[1].replace(",", "")) == row
     assert f"{run.splits.train.data.typed.values('size')[row]:.6g}" in first[2]
+
+
+def test_numbers_with_a_unit_have_it_on_axes_and_beside_scores(tmp_path):
+    splits = fs.Data.table(houses(), target="price", units={"price": "EUR"}).split()
+    run = fs.fit("linear", splits, folder=tmp_path, epochs=2, **QUIET)
+    text = run.report().read_text()
+    assert ">predicted price (EUR)</text>" in text and ">predicted - actual price (EUR)</text>" in text and ">loss (standardised target)</text>" in text
+    assert re.search(r">RMSE</th><td[^>]*>[\d.]+ EUR</td>", text) and re.search(r">R²</th><td[^>]*>-?[\d.]+</td>", text)
+    assert "by absolute error in EUR" in text
+
+
+def test_booleans_stand_in_the_report_as_in_the_file(tmp_path):
+    table = houses() | {"sold": np.where(houses()["size"] > 100, "Yes", "No")}
+    run = fs.fit("linear", fs.Data.table(table, target="price").split(), folder=tmp_path, epochs=1, **QUIET)
+    text = run.report().read_text()
+    assert "sold = Yes" in text and "sold = No" in text and "sold = 1" not in text
+    worst = re.search(r'id="rows".*?<tbody>(.*?)</tbody>', text, re.S)[1]
+    assert ">Yes</td>" in worst or ">No</td>" in worst
+
+
+def test_who_does_better_on_the_same_rows_is_said_first(tmp_path):
+    splits = fs.Data.table(houses(), target="price").split()
+    run = fs.fit("linear", splits, folder=tmp_path, epochs=20, lr=0.01, **QUIET)  # a linear model that is solved is ahead still
+    assert "In company" not in run.report().read_text()  # it costs seconds, so it is there where it was asked for
+    company = run.company()
+    assert company.better
+    text = run.report().read_text()
+    box = words("</style>" + re.search(r'<div class="verdict warn">(.*?)</div>', text, re.S)[1])
+    assert f"On the same rows the {company.better[0].name}" in box
+    table = re.search(r">against this model<.*?<tbody>(.*?)</tbody>", text, re.S)[1]
+    names = re.findall(r'<th scope="row"[^>]*>([^<]+)', table)
+    assert names[-1] == "no skill: a constant" and names.index("this model") > names.index(company.better[0].name) and "BETTER than this model" in table
+    more = fs.resume(run.folder, epochs=21, splits=splits, quiet=True)
+    assert "In company" not in more.report().read_text()  # these are other weights
 
 
 def test_images_are_shown_with_what_was_predicted(made):

@@ -145,3 +145,32 @@ def test_names_of_eighty_letters_leave_every_word_inside_the_figure(kind):
         cut = max(-box.x0, -box.y0, box.x1 - width, box.y1 - height)
         assert cut < 0.03, made.axes[0].get_xlabel()  # inches: the corner of the box around a turned word
     assert drawn >= 5
+
+
+def test_axes_bear_the_units_of_the_data():
+    named = fs.Data.table(houses(), target="price", drop=["noise", "kind"], units={"price": "EUR", "size": "m²"}).split()
+    run = fs.fit("linear", named, folder=None, epochs=2, **QUIET)
+    (over,) = run.plot("predictions").axes
+    assert (over.get_xlabel(), over.get_ylabel()) == ("size (m²)", "price (EUR)")
+    assert run.plot("residuals").axes[0].get_ylabel() == "predicted - actual price (EUR)"
+    assert "absolute error in EUR" in run.plot("importance").axes[0].get_xlabel()
+    assert named.plot().axes[1].get_xlabel() == "price (EUR)"
+
+
+@pytest.mark.parametrize(
+    ("loss", "scaled", "told"),
+    [
+        ("MSELoss", "auto", "loss (MSELoss, standardised target)"),
+        ("MSELoss", False, "loss (MSELoss, EUR²)"),
+        ("L1Loss", False, "loss (L1Loss, EUR)"),
+        ("SmoothL1Loss", False, "loss (SmoothL1Loss)"),  # squares near zero, distances beyond
+    ],
+)
+def test_the_loss_is_measured_in_what_its_axis_says(loss, scaled, told):
+    splits = fs.Data.table(houses(), target="price", scale_target=scaled, units={"price": "EUR"}).split()
+    run = fs.fit("linear", splits, folder=None, epochs=1, loss=loss, **QUIET)
+    assert run.plot("loss").axes[0].get_ylabel() == told
+
+
+def test_a_loss_of_probabilities_is_measured_in_nats(runs):
+    assert runs["useful"].plot("loss").axes[0].get_ylabel() == "loss (CrossEntropyLoss, nats)"

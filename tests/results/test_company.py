@@ -94,3 +94,13 @@ def test_codes_and_missing_values_are_no_obstacle() -> None:
     data = fs.Data.table({"a": gaps, "city": [f"c{number % 5}" for number in range(200)], "y": a * 2}, target="y", categories="codes")
     run = fs.fit("ensemble", data.split(seed=0), epochs=1, **QUICK)
     assert all(numpy.isfinite(one.error) for one in run.company().companions)
+
+
+def test_a_notebook_shows_the_company_the_lowest_error_first() -> None:
+    run = fs.fit("linear", table("number").split(seed=0), epochs=1, **QUICK)
+    found = run.company()
+    errors = [error for _, error, _ in found.rows()]
+    shown = found._repr_html_()
+    assert errors == sorted(errors) and {"this model", "no skill: a constant", "linear model"} <= {name for name, _, _ in found.rows()}
+    assert shown.index("linear model") < shown.index("this model") and "BETTER than this model" in shown
+    assert companions.Company.from_json(found.to_json()) == found

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fivestep import seeds
+from fivestep import displays, seeds
 from fivestep.errors import UsageError
 
 MOST_ROWS = 20_000  # training rows of a companion, drawn under a seed of its own
@@ -83,6 +83,15 @@ class Company:
                 f"  {self.better[0].name} does better on these rows and trains in {self.better[0].seconds:.1f} s: prefer it, or find out what it sees."
             )
         return "\n".join(lines)
+
+    def rows(self) -> list[tuple[str, float, Companion | None]]:
+        """(name, error, companion), the lowest error first; this model and no skill stand among them without a companion."""
+        ours = [("this model", self.ours, None), ("no skill: a constant", self.no_skill, None)]
+        return sorted([*ours, *((one.name, one.error, one) for one in self.companions)], key=lambda row: row[1])
+
+    def _repr_html_(self) -> str:
+        rows = [(name, error, TELLS[one.verdict] if one else "") for name, error, one in self.rows()]
+        return displays.table(rows, ("", self.measure, ""), caption=f"in company, {self.split}")
 
 
 def company(run: Any, split: str = "val") -> Company:

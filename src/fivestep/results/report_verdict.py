@@ -172,13 +172,11 @@ def scores_section(run: Any, scores: Scores, looks: int, test: Scores | None, co
 
 def company_table(company: Company) -> str:
     """Ours, no skill and the companions by one error, the lowest first."""
-    found = [(company.ours, "this model", "", ""), (company.no_skill, "no skill: a constant", "", "")]
-    for one in company.companions:
-        look = {"better": "bad", "worse": "good"}.get(one.verdict, "")
-        found.append(
-            (one.error, one.name, f'<span class="tag {look}">{TELLS[one.verdict]}</span>', "; ".join(filter(None, (f"{one.seconds:.1f} s", one.note))))
-        )
-    rows = [[name, number(error), Cell(told), note] for error, name, told, note in sorted(found)]
+    rows = []
+    for name, error, one in company.rows():
+        look = {"better": "bad", "worse": "good"}.get(one.verdict) if one else None
+        told = "" if one is None else f'<span class="tag {look}">{TELLS[one.verdict]}</span>' if look else TELLS[one.verdict]
+        rows.append([name, number(error), Cell(told), "; ".join(filter(None, (f"{one.seconds:.1f} s", one.note))) if one else ""])
     caption = f"In company: other models of the same rows and columns, {SPLIT_NAMES[company.split]} rows, lowest {company.measure} first"
     return table(caption, ["model", company.measure, "against this model", "trained in"], rows)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from swept import QUIET, Net, arrays
 import fivestep as fs
 from fivestep.results.comparing import Measured, compare_measured
 from fivestep.results.measuring import measure
+from fivestep.train.events import EpochEnded
 
 
 def test_cross_validations_are_compared_fold_by_fold() -> None:
@@ -43,6 +46,20 @@ def test_a_comparison_on_test_rows_counts_a_look_for_each_run(splits: Any, tmp_p
     runs = [fs.fit(Net, splits, lr=lr, epochs=1, quiet=True, device="cpu", folder=tmp_path) for lr in (0.01, 0.02)]
     fs.compare(*runs, split="test")
     assert runs[0].evaluate("test").looks == 3
+
+
+def test_a_run_that_has_not_ended_is_refused_and_not_trained_on(splits: Any, tmp_path: Path) -> None:
+    def stop(event: Any) -> None:
+        if isinstance(event, EpochEnded) and event.epoch == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    ended = fs.fit("linear", splits, epochs=1, quiet=True, device="cpu", folder=tmp_path)
+    with pytest.raises(fs.Interrupted):
+        fs.fit("linear", splits, epochs=5, quiet=True, device="cpu", folder=tmp_path, name="half", observers=[stop])
+    before = (tmp_path / "half" / "history.jsonl").read_bytes()
+    with pytest.raises(fs.MissingInputError, match=r"has not ended.*fivestep resume"):
+        fs.compare(ended, tmp_path / "half", splits=splits)
+    assert (tmp_path / "half" / "history.jsonl").read_bytes() == before
 
 
 def test_a_measured_difference_of_a_run_with_itself_is_nothing(splits: Any) -> None:

@@ -50,7 +50,7 @@ def test_one_seed_each_is_never_called_better() -> None:
     generator = torch.Generator().manual_seed(14)
     pair = [simulated(generator, seeds=1, gain=gain, first_seed=0) for gain in (0.0, 50.0)]
     compared = compare_measured(pair, metric="loss", higher_is_better=False)
-    assert compared.rows[1].verdict == "could be luck (one seed)" and not compared.better
+    assert compared.rows[1].verdict == "worse with this seed" and not compared.better
     difference = compared.rows[1].difference
     assert difference is not None and difference.low is not None and difference.low > 0  # these two models do differ, and that is shown
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
+from fivestep import workflow
 from fivestep.errors import DataError, UsageError
 from fivestep.experiments import variants
 from fivestep.experiments.sweeps import Sweep, model_name
-from fivestep.experiments.trials import reopened
 from fivestep.results import runs
 from fivestep.results.comparing import Comparison, Measured, compare_measured
 from fivestep.results.measuring import Measurement, main_metric, measure
@@ -29,13 +29,14 @@ def compare(*runs_or_folders: Any, split: str = "val", metric: str | None = None
 
     `runs_or_folders` are runs, their folders, or results of `cross_validate` on the same folds. Runs with the same settings but other seeds are one variant;
     a variant with one seed is never called better or worse. `metric` is "loss" or a metric's name; by default the loss where all runs have the same one, else
-    the first metric of the task. `split="test"` counts a look for each run. `objects` are what `resume` takes where a folder cannot hold it.
+    the first metric of the task. `split="test"` counts a look for each run. `objects` are what `load_run` takes where a folder cannot hold it. Raises MissingInputError
+    for a run that has not ended.
     """
     if len(runs_or_folders) < 2:
         raise UsageError("compare needs at least two runs: fs.compare(run, other), or fivestep compare RUN RUN.")
     if all(isinstance(one, Sweep) for one in runs_or_folders):
         return compare_folds(runs_or_folders)
-    opened = [one if isinstance(one, Run) else reopened(one, **objects) for one in runs_or_folders]
+    opened = [one if isinstance(one, Run) else workflow.load_run(one, **objects) for one in runs_or_folders]
     first = opened[0].splits.part(split)
     for one in opened[1:]:
         part = one.splits.part(split)

@@ -237,9 +237,11 @@ def compare_measured(
             rows.append(Compared(one.name, score, None, "best", len(one.values), extra))
             continue
         difference = estimate({v: 1.0, best: -1.0}, measured, comparisons=comparisons)
-        if difference.low is None:  # one seed: an interval over the rows alone, for these two models
+        if (
+            difference.low is None
+        ):  # one seed: an interval over the rows alone, for these two models; whether the variant is worse or its seed was unlucky is not told
             difference = estimate({v: 1.0, best: -1.0}, measured, comparisons=comparisons, rows_only=True)
-            verdict = "could be luck (one seed)"
+            verdict = "worse with this seed" if difference.excludes_zero else "could be luck (one seed)"
         else:
             verdict = "worse" if difference.excludes_zero else "could be luck"
         rows.append(Compared(one.name, score, difference, verdict, len(one.values), extra))

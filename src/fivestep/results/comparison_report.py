@@ -15,7 +15,7 @@ from fivestep._version import __version__
 from fivestep.results.figures_svg import strip
 from fivestep.results.page import Cell, number, number_text, page, paragraph, section, table, text
 
-LOOKS = {"best": "good", "worse": "bad", "diverged": "bad", "refused": "bad"}
+LOOKS = {"best": "good", "worse": "bad", "worse with this seed": "warn", "diverged": "bad", "refused": "bad"}
 MOST_ROWS = 200
 
 
@@ -45,6 +45,7 @@ def verdict(comparison: Any) -> str:
     """What may be said of the best one, first thing on the page."""
     best, others = comparison.rows[0], comparison.rows[1:]
     close = [row for row in others if row.verdict.startswith("could be luck")]
+    behind = [row for row in others if row.verdict == "worse with this seed"]
     if best.score.value != best.score.value:
         look, told = "bad", "No variant could be scored in each of its trainings, so none is the best."
     elif comparison.better:
@@ -54,6 +55,9 @@ def verdict(comparison: Any) -> str:
             "the other one" if len(others) == 1 else f"all {len(others)} others" if len(close) == len(others) else f"{len(close)} of the {len(others)} others"
         )
         look, told = "warn", f"{best.name} has the best score, but its lead over {count} could be luck."
+    elif behind:
+        count = "the other one" if len(others) == 1 else f"all {len(others)} others"
+        look, told = "warn", f"{best.name} is ahead of {count} on these rows, with one seed each: whether the setting or the seed did it is not told."
     else:
         look, told = "warn", f"{best.name} stands alone: there is nothing to compare it with."
     where = {"val": "validation rows", "test": "test rows"}.get(comparison.split, comparison.split)

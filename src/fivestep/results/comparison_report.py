@@ -73,7 +73,7 @@ def variants_table(comparison: Any) -> str:
             row.name, number(score.value), Cell(text(interval(score)), "n"), Cell("" if difference is None else text(number_text(difference.value)), "n"),
             Cell("" if difference is None else text(interval(difference)), "n"),
             Cell("" if difference is None else strip(f"difference {number_text(difference.value)}, interval {interval(difference)}", difference.value, difference.low, difference.high, 0.0)),
-            Cell(f'<span class="tag {LOOKS.get(row.verdict, "")}">{text(row.verdict).replace(" (", "<br>(")}</span>'), number(row.replicates),
+            Cell(f'<span class="tag {LOOKS.get(row.verdict, "")}">{text(row.verdict).replace(" (", "<br>(").replace(" with ", "<br>with ")}</span>'), number(row.replicates),
         ])  # fmt: skip
     more = f"; {len(comparison.rows) - MOST_ROWS:,} more are left out" if len(comparison.rows) > MOST_ROWS else ""
     heads = ["variant", comparison.metric, "95 % interval", "to the best", "corrected interval", "bar: interval, line: no difference", "", "trainings"]

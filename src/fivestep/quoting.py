@@ -1,4 +1,4 @@
-"""Text that came from outside (names of columns, tensors, files; values in them), as it may stand in a message: on one line, of a bounded length, without effect on a terminal.
+"""Names and texts that came from outside (files, tensors, columns) as they may stand in a message: on one line, of bounded length, without effect on a terminal.
 
 Only the standard library is imported.
 """

@@ -40,6 +40,9 @@ PLACES = {
     "fivestep.threads": 8,
     "fivestep.settings": 8,
     "fivestep.files": 8,
+    "fivestep.locks": 8,  # uses files
+    "fivestep.strict_json": 8,
+    "fivestep.quoting": 8,
     "fivestep.figures": 8,
     "fivestep.displays": 8,  # HTML for notebooks
     "fivestep.tensors": 8,  # a state_dict as bytes; uses files
@@ -66,7 +69,7 @@ KERNEL = {
     "fivestep.train.programs",
     "fivestep.train.parallel",
 }
-KERNEL_MAY_USE = KERNEL | {"fivestep.errors", "fivestep.files"}
+KERNEL_MAY_USE = KERNEL | {"fivestep.errors", "fivestep.quoting"}
 TRAIN_MAY_USE = {"fivestep.data.batches", "fivestep.model.losses", "fivestep.model.optimizer_state"}  # the loop gets callables and iterables, not our tables
 
 # Each of these costs 0.1 s to 1 s to import, or is optional: it stands inside the function that needs it.

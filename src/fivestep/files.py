@@ -14,8 +14,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import json
-import math
 import os
 import platform
 import re
@@ -23,32 +21,25 @@ import shutil
 import stat
 import sys
 import warnings
-import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from fivestep._version import __version__
-from fivestep.errors import ArtifactError, CannotCreateError, LockedError, MissingInputError, StorageError, UsageError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from fivestep.errors import ArtifactError, CannotCreateError, MissingInputError, StorageError, UsageError
+from fivestep.quoting import printable
+from fivestep.strict_json import JSON_LIMIT, read_json, write_json
 
 MANIFEST = "MANIFEST.json"
 FORMAT = 1
-JSON_LIMIT = 1_000_000  # bytes of one JSON file, the manifest included (RELIABILITY A2)
-JSON_DEPTH = 64
-JSON_DIGITS = 20  # of an integer: 2**64 has 20
 CHUNK = 1 << 24  # bytes written and hashed at once: the hash then reads what is still in the cache, and a kill loses little
 
 Contents = bytes | bytearray | memoryview | Callable[[Callable[[Any], None]], None]
 """What a file is to hold: a buffer, or `writer(write)` that calls `write(buffer)` as often as it likes (with `.num_bytes` where the size is known before)."""
 
 # What Windows lacks, all in one place. There is no O_NOFOLLOW (links are looked for before opening, which leaves a gap), no O_NONBLOCK (it has no FIFOs in
-# folders), no open relative to a directory, and no fsync of a directory (NTFS journals the rename itself). `Lock` uses msvcrt.locking there.
+# folders), no open relative to a directory, and no fsync of a directory (NTFS journals the rename itself). `locks.Lock` uses msvcrt.locking there.
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _READ = os.O_RDONLY | _NOFOLLOW | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | getattr(os, "O_BINARY", 0)
@@ -63,144 +54,6 @@ _CANNOT_CREATE = {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.
 def _io(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
     """The one door to the disk while writing. The tests put a fault injector here that fails, or kills the process, at the i-th call for every i."""
     return call(*arguments, **named)
-
-
-# ---------------------------------------------------------------------------------------------------------------------------------------------- JSON
-
-
-class _MadeByNewerVersion(ArtifactError):
-    """A format number above ours: not damage, so it is neither skipped nor set aside."""
-
-
-_JSON_TOKEN = re.compile(r'"(?:[^"\\]++|\\.?)*+(?:"|\Z)|[\[{]|[\]}]|-?[0-9][0-9.eE+\-]*+|[A-Za-z]++', re.DOTALL)
-
-
-def read_json(data: bytes | bytearray, *, limit: int = JSON_LIMIT, what: str) -> Any:
-    """The object that strict JSON text means (RELIABILITY A3).
-
-    `data` is UTF-8 without a byte order mark, at most `limit` bytes; `what` names the file in errors. Numbers come back with the bits that `write_json` was
-    given. Raises ArtifactError, naming file and place, for duplicate keys, NaN and Infinity (also as `1e999`), integers over 20 digits, nesting deeper than 64,
-    lone surrogates, and anything that is not JSON. (`json.loads` alone takes all of these but the last.)
-
-    >>> read_json(b'{"a": [1, 2.5]}', what="example.json")
-    {'a': [1, 2.5]}
-    """
-
-    def refuse(reason: str, position: int | None = None) -> NoReturn:
-        place = "" if position is None else f", line {text.count(chr(10), 0, position) + 1}, column {position - text.rfind(chr(10), 0, position)}"
-        raise ArtifactError(f"{what}{place}: {reason}. The file is damaged or was not written by fivestep.")
-
-    text = ""
-    if len(data) > limit:
-        refuse(f"{len(data):,} bytes of JSON, at most {limit:,} are read")
-    if data[:3] == b"\xef\xbb\xbf":
-        refuse("begins with a byte order mark")
-    try:
-        text = bytes(data).decode("utf-8")
-    except UnicodeDecodeError as error:
-        refuse(f"byte {error.start} is not UTF-8")
-
-    # Depth, digits and words are looked at before json.loads sees the text: its C scanner recurses as deep as the text asks and may run out of stack.
-    depth = 0
-    for match in _JSON_TOKEN.finditer(text):
-        token = match[0]
-        first = token[0]
-        if first in "[{":
-            depth += 1
-            if depth > JSON_DEPTH:
-                refuse(f"nested deeper than {JSON_DEPTH}", match.start())
-        elif first in "]}":
-            depth -= 1
-        elif first == '"':
-            continue
-        elif first in "-0123456789":
-            if len(token) > 2 * JSON_DIGITS or (token.lstrip("-").isdigit() and len(token.lstrip("-")) > JSON_DIGITS):
-                refuse(f"a number of {len(token)} characters", match.start())
-        elif token in ("NaN", "Infinity"):
-            refuse(f"{token} is not a number in JSON", match.start())
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            seen: set[str] = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-            refuse(f'the key "{printable(twice)}" stands twice in one object')
-        return found
-
-    def finite(digits: str) -> float:
-        number = float(digits)
-        if math.isinf(number):
-            refuse(f"{digits} is too large for a float", text.find(digits))
-        return number
-
-    try:
-        found = json.loads(text, object_pairs_hook=unique, parse_float=finite)
-    except json.JSONDecodeError as error:
-        refuse(f"not JSON: {error.msg}", error.pos)
-    if "\\u" in text:
-        try:
-            json.dumps(found, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            refuse("a string holds half of a surrogate pair", text.find("\\u"))
-    return found
-
-
-def write_json(value: Any, *, indent: int | None = 2) -> bytes:
-    """UTF-8 JSON that `read_json` gives back equal: order kept, floats by `repr` so that their bits survive, a newline at the end; tuples become lists.
-
-    Raises UsageError, naming the place, for what would not come back: NaN and infinities, keys that are not text, other types, integers over 20 digits.
-
-    >>> write_json({"b": 0.1, "a": None})
-    b'{\\n  "b": 0.1,\\n  "a": null\\n}\\n'
-    """
-    _refuse_what_json_cannot_hold(value, "", 0)
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent).encode("utf-8") + b"\n"
-
-
-def _refuse_what_json_cannot_hold(value: Any, place: str, depth: int) -> None:
-    reason = None
-    if depth > JSON_DEPTH:
-        reason = f"is nested deeper than {JSON_DEPTH}"
-    elif value is None or isinstance(value, bool):
-        pass
-    elif isinstance(value, str):
-        if any("\ud800" <= character <= "\udfff" for character in value):
-            reason = f"is text that is not Unicode ({printable(value)})"
-    elif isinstance(value, int):
-        if abs(value) >= 10**JSON_DIGITS:
-            reason = f"has more than {JSON_DIGITS} digits"
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            reason = f"is {value}, which JSON has no word for; store None or leave it out"
-    elif isinstance(value, list | tuple):
-        for position, element in enumerate(value):
-            _refuse_what_json_cannot_hold(element, f"{place}[{position}]", depth + 1)
-    elif isinstance(value, dict):
-        for key, element in value.items():
-            if not isinstance(key, str):
-                raise UsageError(f"cannot be written as JSON: the key {key!r} in {place or 'the value'} is a {type(key).__name__}, and would come back as text")
-            _refuse_what_json_cannot_hold(key, f"{place}.{key} (the key)", depth + 1)
-            _refuse_what_json_cannot_hold(element, f"{place}.{key}", depth + 1)
-    else:
-        reason = f"is a {type(value).__name__}; JSON knows text, numbers, true, false, null, lists and dicts"
-    if reason is not None:
-        raise UsageError(f"cannot be written as JSON: {place.lstrip('.') or 'the value'} {reason}")
-
-
-def printable(text: str, limit: int = 100) -> str:
-    """`text` fit for a terminal: control characters, bidirectional marks and halves of surrogates escaped, cut after `limit` characters (RELIABILITY A7)."""
-    shown = "".join(character if character.isprintable() else character.encode("unicode_escape").decode() for character in text[:limit])
-    return shown + ("…" if len(text) > limit else "")
-
-
-def listed(names: Collection[str], most: int = 6) -> str:
-    """Names, as `printable`, of which those beyond `most` are counted only.
-
-    >>> listed(["a", "b", "c"], 2)
-    'a, b and 1 more'
-    """
-    names = list(names)
-    return ", ".join(map(printable, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 # ------------------------------------------------------------------------------------------------------------------------------------------- reading
@@ -296,6 +149,10 @@ def _opened_directory(path: Path) -> Iterator[int | Path]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+class _MadeByNewerVersion(ArtifactError):
+    """A format number above ours: not damage, so it is neither skipped nor set aside."""
 
 
 @dataclass(frozen=True)
@@ -440,7 +297,11 @@ def publish(parent: str | os.PathLike[str], name: str, files: Mapping[str, Conte
     changed and the temporary folder is gone. A failed fsync is final (C8): nothing is synced a second time, as the kernel may have dropped the pages; call
     again to write anew.
 
-    >>> publish("run/checkpoints", "step-000000000100", {"state.json": b"{}"}, facts={"step": 100})  # doctest: +SKIP
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as parent:
+    ...     path = publish(parent, "step-000000000100", {"state.json": b"{}"}, facts={"step": 100})
+    ...     print(sorted(os.listdir(path)), read_published(path, ["state.json"]).facts)
+    ['MANIFEST.json', 'state.json'] {'step': 100}
     """
     parent = Path(parent)
     for each in (name, *files):
@@ -661,6 +522,19 @@ def _write_all(descriptor: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while len(view):
         view = view[_io(os.write, descriptor, view) :]
+
+
+def _end_of_last_line(descriptor: int, size: int) -> int:
+    """Where the bytes after the file's last newline begin."""
+    end = size
+    while end > 0:
+        start = max(0, end - 65536)
+        os.lseek(descriptor, start, os.SEEK_SET)
+        found = os.read(descriptor, end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
 
 
 def _sync_directory(path: Path) -> None:
@@ -898,101 +772,7 @@ def _set_aside(path: Path, reason: str) -> tuple[Path, str]:
     return bad, reason
 
 
-# ---------------------------------------------------------------------------------------------------------------------------------------------- lock
-
-
-class Lock:
-    """`with Lock(folder):` this process alone works on the folder (RELIABILITY P1). Raises LockedError, naming the other process, when another holds it.
-
-    The kernel drops the lock when its holder dies, however it dies, so that there are no stale locks. POSIX: flock on `folder/.lock`. Windows:
-    msvcrt.locking on one byte of it far behind the text. Readers need no lock. Processes forked from this one do not hold it: they close their copy.
-
-    >>> with Lock(tmp):  # doctest: +SKIP
-    ...     ...
-    """
-
-    def __init__(self, folder: str | os.PathLike[str]):
-        self.path = Path(folder) / ".lock"
-        self._descriptor: int | None = None
-
-    def __enter__(self) -> Lock:
-        try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | _NOFOLLOW | getattr(os, "O_BINARY", 0), 0o644)
-        except OSError as error:
-            if error.errno == errno.ENOENT:
-                raise MissingInputError(f"{printable(str(self.path.parent), 300)} is not there") from error
-            raise _explained(error, self.path, _needed(), _free_bytes_or_none(self.path.parent)) from error
-        try:
-            _lock(descriptor)
-        except OSError as error:
-            holder = os.read(descriptor, 20).split(b"\n")[0]
-            os.close(descriptor)
-            if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK, getattr(errno, "EDEADLOCK", errno.EAGAIN)):
-                raise _storage_error(f"cannot lock {printable(str(self.path), 300)}: {error.strerror}; this file system may have no locks", error) from error
-            process = f"process {int(holder)}" if re.fullmatch(rb"[0-9]{1,19}", holder) else "another process"
-            raise LockedError(
-                f"{printable(str(self.path.parent), 300)} is in use by {process}; two writers would destroy each other's checkpoints. Wait for it, or stop it."
-            ) from error
-        try:
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"{os.getpid()}\n".encode())
-        except OSError as error:
-            os.close(descriptor)
-            raise _explained(error, self.path, _needed(), _free_bytes_or_none(self.path.parent)) from error
-        self._descriptor = descriptor
-        _held.add(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-    def release(self) -> None:
-        """Give the lock back; nothing happens if it is not held. The file stays: removing it would let two processes lock two files of one name."""
-        descriptor, self._descriptor = self._descriptor, None
-        _held.discard(self)
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-_held: weakref.WeakSet[Lock] = weakref.WeakSet()
-
-
-def _lock(descriptor: int) -> None:
-    if fcntl is not None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    else:
-        import msvcrt
-
-        os.lseek(descriptor, 1 << 30, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-        os.lseek(descriptor, 0, os.SEEK_SET)
-
-
-def _close_locks_in_child() -> None:
-    # A forked DataLoader worker shares the locked descriptor. Without this it keeps a killed trainer's lock for the seconds it takes to notice.
-    for lock in list(_held):
-        lock.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_locks_in_child)
-
-
-def _end_of_last_line(descriptor: int, size: int) -> int:
-    """Where the bytes after the file's last newline begin."""
-    end = size
-    while end > 0:
-        start = max(0, end - 65536)
-        os.lseek(descriptor, start, os.SEEK_SET)
-        found = os.read(descriptor, end - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        end = start
-    return 0
-
-
 __all__: Sequence[str] = (
-    "CHUNK", "FORMAT", "JSON_LIMIT", "MANIFEST", "Lock", "Newest", "Published", "PublishedFolder", "append_line", "append_line_durably", "free_bytes", "listed", "make_folder",
-    "newest_valid", "open_published", "open_regular", "opened_regular", "printable", "prune", "publish", "read_json", "read_published",
-    "remove_dead_temporaries", "write_atomic", "write_json",
+    "CHUNK", "FORMAT", "MANIFEST", "Newest", "Published", "PublishedFolder", "append_line", "append_line_durably", "free_bytes", "make_folder", "newest_valid",
+    "open_published", "open_regular", "opened_regular", "prune", "publish", "read_published", "remove_dead_temporaries", "write_atomic",
 )  # fmt: skip

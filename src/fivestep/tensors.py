@@ -23,7 +23,8 @@ from torch import Tensor
 
 from fivestep import files
 from fivestep.errors import ArtifactError, TrainingError, UsageError
-from fivestep.files import listed, printable
+from fivestep.quoting import listed, printable
+from fivestep.strict_json import read_json, write_json
 
 HEADER_LIMIT = 10_000_000  # bytes (RELIABILITY A2)
 MAX_DIMENSIONS = 64  # torch's own limit
@@ -74,7 +75,7 @@ class StateWriter:
             position += size
         # The header keeps the order of the state: it comes back as it was.
         header = {name: {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": places[name]} for name, tensor in state.items()}
-        text = files.write_json(header, indent=None).rstrip(b"\n")
+        text = write_json(header, indent=None).rstrip(b"\n")
         self._header = text + b" " * (-len(text) % 8)
         if len(self._header) > HEADER_LIMIT:
             raise UsageError(f"{len(state):,} tensors have names of {len(self._header):,} bytes together; at most {HEADER_LIMIT:,} can be read back")
@@ -142,7 +143,7 @@ def read_header(data: bytes | bytearray | memoryview, *, what: str, metadata: bo
     text = bytes(data[8 : 8 + length])
     if not text.startswith(b"{"):
         raise refuse("its header is not a JSON object")
-    header = files.read_json(text, limit=HEADER_LIMIT, what=f"{what}, header")
+    header = read_json(text, limit=HEADER_LIMIT, what=f"{what}, header")
     free_texts = header.pop("__metadata__", None)
     if free_texts is not None:
         if not metadata:

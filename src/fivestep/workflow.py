@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from fivestep import files, seeds
+from fivestep import seeds
 from fivestep.checks.findings import Finding, Findings
 from fivestep.errors import DataError, FindingsError, FivestepError, Interrupted, MissingInputError, NonFiniteError, SettingsError, UsageError
+from fivestep.locks import Lock
 from fivestep.model import building, models
 from fivestep.preparing import Session, prepare, what_the_loss_refuses
 from fivestep.reproducing import class_again, environment_differs, prepare_from_start, read_kept
@@ -126,7 +127,7 @@ def resume(folder: str | Path, *, epochs: int | None = None, allow_inexact: bool
     folder = Path(folder)
     recorded = runs.read_settings(folder)
     before, threads = seeds.capture(), torch.get_num_threads()
-    with files.Lock(folder), stopped_by_signals(folder) as heard:
+    with Lock(folder), stopped_by_signals(folder) as heard:
         try:
             settings, session, finished = prepare_again(folder, recorded, epochs, allow_inexact, objects, defaults())
             if finished:
@@ -211,7 +212,7 @@ def kept_on_disk(session: Session, *, locked: bool = False) -> Any:
     if folder is None:
         yield None
         return
-    with contextlib.nullcontext() if locked else files.Lock(folder):
+    with contextlib.nullcontext() if locked else Lock(folder):
         if ask["checkpoint"] is None:
             yield None
             return

@@ -17,7 +17,9 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from fivestep.checks.after import check_prediction_rows, check_scores, check_trained, training_statistics
+from fivestep.checks.after import check_trained
+from fivestep.checks.after_prediction import check_prediction_rows, training_statistics
+from fivestep.checks.after_scores import check_scores
 from fivestep.checks.before import check_before
 from fivestep.checks.during import Watch
 from fivestep.checks.findings import Finding

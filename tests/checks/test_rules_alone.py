@@ -1,4 +1,4 @@
-"""Rules that no case dict can reach: arguments of `fit`, notes, histories, saved models, prediction rows."""
+"""Rules that no case dict can reach: arguments of `fit`, notes, histories."""
 
 from __future__ import annotations
 
@@ -16,16 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fivestep as fs
-from fivestep.checks.after import (
-    TrainingStatistics,
-    check_categories,
-    check_prediction_rows,
-    check_resumed,
-    check_saved,
-    check_scores,
-    renaming,
-    training_statistics,
-)  # fmt: skip
 from fivestep.checks.before import check_before
 from fivestep.checks.before_split import likeness, ranks, shares_differ
 from fivestep.checks.during import Watch
@@ -191,63 +181,6 @@ def test_t07_needs_spikes_beyond_the_start() -> None:
     assert "T07" not in loud(watch.findings())
     watch.losses = [1.0] * 30 + ([0.1] * 30 + [40.0]) * 4
     assert "T07" in loud(watch.findings())
-
-
-# after
-
-
-def test_p01_round_trip_decides() -> None:
-    class Net(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.f, self.scale, self.cache = nn.Linear(3, 2), 1.0, torch.zeros(5)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.f(x) * self.scale
-
-    fresh, trained = Net(), Net()
-    trained.cache = torch.ones(5)  # a cache that changes nothing
-    assert check_saved(fresh, trained, torch.randn(6, 3)) == []
-    trained.scale = 2.0
-    (finding,) = check_saved(fresh, trained, torch.randn(6, 3))
-    assert finding.code == "P01" and "scale" in finding.evidence["attributes"]
-
-
-def test_statistics_survive_json() -> None:
-    statistics = training_statistics(subject_of(regress()))
-    assert statistics is not None
-    again = TrainingStatistics.from_json(json.loads(json.dumps(statistics.to_json())))
-    assert all(numpy.array_equal(getattr(again, name), getattr(statistics, name)) for name in ("mean", "deviation", "least", "most", "steady"))
-
-
-def test_i01_i02_and_rows_that_fit() -> None:
-    X = torch.randn(400, 5) * torch.tensor([1.0, 3, 2, 5, 0.5]) + torch.tensor([0.0, 40, -30, 9, -5])
-    statistics = training_statistics(subject_of(regress(mlp(5, 1), X=X, y=X[:, :1])))
-    rows = torch.randn(60, 5) * torch.tensor([1.0, 3, 2, 5, 0.5]) + torch.tensor([0.0, 40, -30, 9, -5])
-    assert check_prediction_rows(statistics, rows) == []
-    assert check_prediction_rows(statistics, rows[:1]) == []
-    (finding,) = check_prediction_rows(statistics, rows[:, [4, 2, 0, 1, 3]])
-    assert finding.code == "I02" and torch.equal(rows[:, [4, 2, 0, 1, 3]][:, finding.evidence["order"]], rows)
-    assert [finding.code for finding in check_prediction_rows(statistics, rows * 40)] == ["I01"]
-    assert [finding.code for finding in check_prediction_rows(statistics, rows[:1] * 40 + 500)] == ["I01"]
-    assert check_prediction_rows(statistics, rows * 40, ignore=["I01"]) == []
-    assert check_prediction_rows(None, rows) == [] and check_prediction_rows(statistics, rows[:, :3]) == []
-
-
-def test_i05_and_p04() -> None:
-    assert check_categories({"city": ["Bern", "Chur"]}, {"city": ["Bern", None]}) == []
-    (finding,) = check_categories({"city": ["Bern", "Chur"]}, {"city": ["Bern", "bern"], "other": ["x"]})
-    assert finding.code == "I05" and finding.evidence["levels"] == ["bern"]
-    assert check_resumed(0.5, 0.55) == [] and [finding.code for finding in check_resumed(0.5, 0.9)] == ["P04"]
-
-
-def test_s15_at_scores() -> None:
-    labels = torch.arange(90) % 3
-    outputs = F.one_hot((labels + 1) % 3, 3).float() * 5
-    subject = subject_of(classify())
-    assert [finding.code for finding in check_scores(subject, "test", outputs, (labels,), train_accuracy=0.95)] == ["S15"]
-    assert check_scores(subject, "test", outputs, (labels,), train_accuracy=0.4) == []
-    assert renaming(numpy.array([1, 2, 0]), numpy.array([0, 1, 2])) == 1.0
 
 
 # what the rules stand on

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -59,13 +58,6 @@ SCRIPT = """
 def swept(script: Path, folder: Path, kind: str, *, kill_at: int = -1, kept: int = -1, how: str = "SIGKILL") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, script, folder, str(kill_at), str(kept), how, kind]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
-
-
-@pytest.fixture(scope="module")
-def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("script") / "sweep.py"
-    path.write_text(textwrap.dedent(SCRIPT))
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -48,13 +47,6 @@ SCRIPT = """
                          patience=None, device="cpu", checks=False)
         print([(trial.value, trial.weights_sha256) for trial in found.trials])
 """
-
-
-@pytest.fixture(scope="module")
-def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("script") / "sweep.py"
-    path.write_text(textwrap.dedent(SCRIPT))
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -368,7 +368,7 @@ def test_the_shell_resumes_a_table(workplace):
 
 
 def test_p1_a_second_process_is_refused(tmp_path):
-    from fivestep.files import Lock
+    from fivestep.locks import Lock
 
     splits = tensors_splits()
     run = fit(tmp_path, splits)

@@ -1,4 +1,4 @@
-"""What the tests of optimizers, their state and schedules train: small models of which every optimizer of torch can take one."""
+"""What the tests of optimizers, their state and schedules train: small models of which every optimizer of torch can take one, and arguments for every scheduler."""
 
 from __future__ import annotations
 
@@ -17,6 +17,19 @@ EVERY_OPTIMIZER = sorted(
 EVERY_SCHEDULER = sorted(
     n for n, v in vars(lr_scheduler).items() if inspect.isclass(v) and issubclass(v, lr_scheduler.LRScheduler) and n[0] != "_" and n != "LRScheduler"
 )
+# What each scheduler is tried with; where one is not here, torch has a default for every argument or `make_schedule` fills it in.
+SCHEDULER_ARGUMENTS = {
+    "LambdaLR": {"lr_lambda": lambda epoch: 0.95**epoch},
+    "MultiplicativeLR": {"lr_lambda": lambda epoch: 0.9 + epoch * 1e-3},
+    "StepLR": {"step_size": 3},
+    "MultiStepLR": {"milestones": [2, 5, 5, 9]},
+    "ExponentialLR": {"gamma": 0.9},
+    "CyclicLR": {"base_lr": 1e-4, "step_size_up": 3, "mode": "exp_range", "gamma": 0.99},
+    "CosineAnnealingWarmRestarts": {"T_0": 4, "T_mult": 2},
+    "ChainedScheduler": {"schedulers": [{"name": "ConstantLR", "factor": 0.5, "total_iters": 4}, {"name": "ExponentialLR", "gamma": 0.9}]},
+    "SequentialLR": {"schedulers": [{"name": "LinearLR", "total_iters": 4}, {"name": "MultiStepLR", "milestones": [2, 6]}], "milestones": [4]},
+    "ReduceLROnPlateau": {"patience": 1, "factor": 0.5, "cooldown": 1},
+}
 
 
 class Small(nn.Module):

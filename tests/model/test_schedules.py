@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 import torch
-from small_models import EVERY_SCHEDULER, fresh, same, step, through_json
+from small_models import EVERY_SCHEDULER, SCHEDULER_ARGUMENTS, fresh, same, step, through_json
 from torch import nn
 from torch.optim import lr_scheduler
 
@@ -17,25 +17,13 @@ from fivestep.model.optimizer_state import restore_optimizer
 from fivestep.model.optimizers import make_optimizer
 from fivestep.model.schedules import make_schedule, schedulers
 
-ARGUMENTS = {
-    "LambdaLR": {"lr_lambda": lambda epoch: 0.95**epoch},
-    "MultiplicativeLR": {"lr_lambda": lambda epoch: 0.9 + epoch * 1e-3},
-    "StepLR": {"step_size": 3},
-    "MultiStepLR": {"milestones": [2, 5, 5, 9]},
-    "ExponentialLR": {"gamma": 0.9},
-    "CyclicLR": {"base_lr": 1e-4, "step_size_up": 3, "mode": "exp_range", "gamma": 0.99},
-    "CosineAnnealingWarmRestarts": {"T_0": 4, "T_mult": 2},
-    "ChainedScheduler": {"schedulers": [{"name": "ConstantLR", "factor": 0.5, "total_iters": 4}, {"name": "ExponentialLR", "gamma": 0.9}]},
-    "SequentialLR": {"schedulers": [{"name": "LinearLR", "total_iters": 4}, {"name": "MultiStepLR", "milestones": [2, 6]}], "milestones": [4]},
-    "ReduceLROnPlateau": {"patience": 1, "factor": 0.5, "cooldown": 1},
-}
 SEQUENCE = [{"name": "LinearLR", "every": "step", "epochs": 1.5}, {"name": "MultiStepLR", "milestones": [1, 3], "epochs": 4}, {"name": "OneCycleLR"}]
 EPOCHS, STEPS = 12, 4
 METRICS = [1.0, 0.9, 0.95, 0.93, 0.99, float("nan"), 0.8, 0.81, float("inf"), 0.79, 0.9, 0.9]
 
 
 def spec_of(name: str):
-    return SEQUENCE if name == "sequence" else {"name": name, **ARGUMENTS.get(name, {})}
+    return SEQUENCE if name == "sequence" else {"name": name, **SCHEDULER_ARGUMENTS.get(name, {})}
 
 
 def run(model, optimizer, schedule, end: int, inputs, target, begin: int = 0):
@@ -56,7 +44,7 @@ def run(model, optimizer, schedule, end: int, inputs, target, begin: int = 0):
 
 def test_every_scheduler_of_torch_is_tried():
     assert set(schedulers()) == set(EVERY_SCHEDULER)
-    assert set(ARGUMENTS) <= set(EVERY_SCHEDULER)
+    assert set(SCHEDULER_ARGUMENTS) <= set(EVERY_SCHEDULER)
 
 
 @pytest.mark.parametrize("order", ["optimizer first", "schedule first"])
@@ -112,7 +100,7 @@ def test_a_schedule_gives_the_rates_of_torchs_own_scheduler(name):
     optimizer, hand = (torch.optim.SGD(nn.Linear(3, 2).parameters(), lr=0.02, momentum=0.9) for _ in range(2))
     schedule = make_schedule(spec_of(name), optimizer, epochs=EPOCHS, steps_per_epoch=STEPS)
     assert schedule.every == {"OneCycleLR": "step", "CyclicLR": "step", "ReduceLROnPlateau": "validation"}.get(name, "epoch")
-    arguments = ARGUMENTS.get(name, {}) | schedule.filled_in
+    arguments = SCHEDULER_ARGUMENTS.get(name, {}) | schedule.filled_in
     if "schedulers" in arguments:
         parts = [dict(part) for part in arguments["schedulers"]]
         arguments = arguments | {"schedulers": [getattr(lr_scheduler, part.pop("name"))(hand, **part) for part in parts]}

@@ -39,6 +39,7 @@ from fivestep.results.artifact import (
     state_to_bytes,
     verify_artifact,
 )
+from fivestep.strict_json import write_json
 
 RECIPE = {"name": "mlp", "widths": [5, 3], "dropout": 0.1}
 
@@ -319,8 +320,8 @@ def reseal(path: Path) -> None:
         if (path / name).is_file():
             with open(path / name, "rb") as file:
                 entry.update(bytes=os.path.getsize(path / name), sha256=hashlib.file_digest(file, "sha256").hexdigest())
-    seal = hashlib.sha256(files.write_json(manifest)).hexdigest()
-    (path / files.MANIFEST).write_bytes(files.write_json({**manifest, "seal": seal}))
+    seal = hashlib.sha256(write_json(manifest)).hexdigest()
+    (path / files.MANIFEST).write_bytes(write_json({**manifest, "seal": seal}))
 
 
 def safetensors_file(header: Any, body: bytes = b"", length: int | None = None) -> bytes:
@@ -607,8 +608,8 @@ def test_A2_A8_a_sparse_terabyte_with_a_fitting_manifest_is_refused_before_it_is
     manifest = json.loads((path / files.MANIFEST).read_bytes())
     manifest.pop("seal")
     manifest["files"][WEIGHTS]["bytes"] = 1 << 40
-    seal = hashlib.sha256(files.write_json(manifest)).hexdigest()
-    (path / files.MANIFEST).write_bytes(files.write_json({**manifest, "seal": seal}))
+    seal = hashlib.sha256(write_json(manifest)).hexdigest()
+    (path / files.MANIFEST).write_bytes(write_json({**manifest, "seal": seal}))
     message = refused(path, expected if known else None)
     assert ("at most 10,000,048 " if known else "at most ") in message  # length, largest header, 40 bytes of tensors
 

@@ -20,7 +20,9 @@ import fivestep as fs
 from fivestep import files
 from fivestep.apps.cli import run as shell_run
 from fivestep.errors import FivestepError
+from fivestep.locks import Lock
 from fivestep.results import artifact as artifacts
+from fivestep.strict_json import write_json
 
 VALUES = [None, True, -1, 0, 2**62, 1e308, -1.5, "", "x\x1b[2J", "os:system", [], [[]], {}, {"a": 1}, ["a"] * 3, [0] * 3]
 DELETE = object()
@@ -83,7 +85,7 @@ def exchanged(folder, share):
 
     def predictions(described, told):
         shutil.rmtree(target, ignore_errors=True)
-        files.publish(folder, target.name, contents | {"artifact.json": files.write_json(described)}, facts=told)
+        files.publish(folder, target.name, contents | {"artifact.json": write_json(described)}, facts=told)
         return fs.load(target).predict(folder / "d.csv", probabilities=True)
 
     sound, draw, count, wrong = predictions(description, facts), random.Random(0), 0, []
@@ -226,7 +228,7 @@ def test_a2_links_fifos_and_folders_in_a_run_are_refused_without_waiting(run, na
 
 def test_p1_p3_two_processes_on_one_run_exit_75_and_name_the_pid(run):
     environment = os.environ | {"PYTHONPATH": str(Path(fs.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    with files.Lock(run):
+    with Lock(run):
         second = subprocess.run([sys.executable, "-m", "fivestep", "resume", str(run)], capture_output=True, text=True, env=environment)
         assert second.returncode == 75 and f"process {os.getpid()}" in second.stderr and "Traceback" not in second.stderr
         assert subprocess.run([sys.executable, "-m", "fivestep", "show", str(run)], capture_output=True, env=environment).returncode == 0, (

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import fivestep as fs
-from fivestep import files
 from fivestep.model.optimizer_state import join_state, split_state
+from fivestep.strict_json import read_json, write_json
 from fivestep.train.attributes import Attributes, changed_by
 
 
@@ -52,7 +52,7 @@ class Keeps(nn.Module):
 
 def through_json(held):
     tensors, entry = split_state(held)
-    return join_state({name: tensor.clone() for name, tensor in tensors.items()}, files.read_json(files.write_json(entry), what="state.json"))
+    return join_state({name: tensor.clone() for name, tensor in tensors.items()}, read_json(write_json(entry), what="state.json"))
 
 
 def test_s2_every_kind_of_plain_attribute_comes_back_and_goes_on_the_same():

@@ -13,6 +13,7 @@ from torch import nn
 
 import fivestep as fs
 from fivestep import files
+from fivestep.strict_json import read_json, write_json
 from fivestep.train import checkpoints
 from fivestep.train.averaging import Average
 from fivestep.train.epochs import Plan, Training
@@ -84,7 +85,7 @@ def test_s2_everything_comes_back_to_the_bit():
     one.epoch, one.step, one.step_in_epoch, one.losses_in_epoch = 2, 7, 1, [0.1, 1 / 3]
     one.history, one.best_state, one.best_epoch, one.test_looks = [{"epoch": 1, "step": 3, "x": float("inf")}], dict(one.model.state_dict()), 1, 4
     tensors, entry = checkpoints.capture(one)
-    written = files.read_json(files.write_json(entry), what="state.json")
+    written = read_json(write_json(entry), what="state.json")
     draws = torch.rand(3), random.random(), numpy.random.rand()
 
     two = training(scaler=True)

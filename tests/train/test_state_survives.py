@@ -3,7 +3,9 @@
 Enumerated from torch: an optimizer that comes with a newer version is tried without being named here.
 """
 
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,21 +21,14 @@ from fivestep.train.averaging import Average
 from fivestep.train.epochs import Training
 from fivestep.train.stopping import Stopping
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "model"))
+from small_models import SCHEDULER_ARGUMENTS
+
 OPTIMIZERS = [
     name for name, one in vars(torch.optim).items() if isinstance(one, type) and issubclass(one, torch.optim.Optimizer) and one is not torch.optim.Optimizer
 ]
-ARGUMENTS = {
-    "LambdaLR": {"lr_lambda": lambda epoch: 0.95**epoch},
-    "MultiplicativeLR": {"lr_lambda": lambda epoch: 0.9 + epoch * 1e-3},
-    "StepLR": {"step_size": 3},
-    "MultiStepLR": {"milestones": [2, 5, 5, 9]},
-    "ExponentialLR": {"gamma": 0.9},
-    "CyclicLR": {"base_lr": 1e-4, "step_size_up": 3},
-    "CosineAnnealingWarmRestarts": {"T_0": 4},
-    "ChainedScheduler": {"schedulers": [{"name": "ConstantLR", "factor": 0.5, "total_iters": 4}, {"name": "ExponentialLR", "gamma": 0.9}]},
-    "SequentialLR": {"schedulers": [{"name": "LinearLR", "total_iters": 4}, {"name": "StepLR", "step_size": 2}], "milestones": [4]},
-    "ReduceLROnPlateau": {"patience": 0, "factor": 0.5},
-}
+# Three epochs are trained: with no patience the rate falls twice in them.
+ARGUMENTS = SCHEDULER_ARGUMENTS | {"ReduceLROnPlateau": {"patience": 0, "factor": 0.5}}
 
 
 class Lookup(nn.Module):

@@ -9,8 +9,9 @@ import re
 
 import numpy
 
+from fivestep.checks.arrays import Column, as_numbers
 from fivestep.checks.findings import Finding
-from fivestep.checks.probe import Column, Probe, as_numbers
+from fivestep.checks.probe import Probe
 from fivestep.checks.rules import Rule
 from fivestep.checks.subject import Subject
 

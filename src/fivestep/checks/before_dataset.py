@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from fivestep import seeds
+from fivestep.checks.arrays import held_bytes
 from fivestep.checks.before_rows import row_keys
 from fivestep.checks.findings import Finding
-from fivestep.checks.probe import CannotCheck, Probe, held_bytes
+from fivestep.checks.probe import CannotCheck, Probe
 from fivestep.checks.recording import tensors_in
 from fivestep.checks.rules import Rule
 from fivestep.checks.subject import Subject

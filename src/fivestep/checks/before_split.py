@@ -10,10 +10,11 @@ from collections.abc import Callable
 
 import numpy
 
+from fivestep.checks.arrays import Column, as_numbers
 from fivestep.checks.before_columns import evenly_spaced, ordered_correlation
 from fivestep.checks.before_rows import is_continuous, row_keys
 from fivestep.checks.findings import Finding
-from fivestep.checks.probe import Column, Probe, as_numbers
+from fivestep.checks.probe import Probe
 from fivestep.checks.subject import Subject
 
 

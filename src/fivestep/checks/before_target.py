@@ -11,10 +11,11 @@ import numpy
 import torch
 from torch import Tensor
 
+from fivestep.checks.arrays import FLAT, row_step
 from fivestep.checks.asking import compares_values, output_gradient, single_target, value_of
 from fivestep.checks.before_rows import padding_of, trailing
 from fivestep.checks.findings import Finding
-from fivestep.checks.probe import FLAT, Probe, row_step
+from fivestep.checks.probe import Probe
 from fivestep.checks.rules import Rule
 from fivestep.checks.subject import Subject
 

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from fivestep import seeds
-from fivestep.checks.after import accuracy, check_prediction_rows, check_scores, check_trained, training_statistics
+from fivestep.checks.after import check_trained
+from fivestep.checks.after_prediction import check_prediction_rows, training_statistics
+from fivestep.checks.after_scores import accuracy, check_scores
 from fivestep.checks.before import check_before, first_things_first
 from fivestep.checks.during import Watch
 from fivestep.checks.findings import Finding

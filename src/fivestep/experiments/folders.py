@@ -18,6 +18,7 @@ from fivestep.experiments.stacking import Group, Job
 from fivestep.experiments.trials import Trial, job_name
 from fivestep.results import runs
 from fivestep.settings import record
+from fivestep.strict_json import write_json
 from fivestep.train import checkpoints
 
 FORMAT = 1
@@ -103,7 +104,7 @@ def read_all_trials(folder: Path) -> list[Trial]:
 def keep_trial(folder: Path | None, trial: Trial) -> None:
     if folder is not None:
         files.make_folder(folder / "trials", exist_ok=True)
-        files.write_atomic(folder / "trials" / f"{job_name(trial)}.json", files.write_json(asdict(trial), indent=None))
+        files.write_atomic(folder / "trials" / f"{job_name(trial)}.json", write_json(asdict(trial), indent=None))
 
 
 def keep_plan(folder: Path | None, asked: Mapping[str, Any], groups: Sequence[Group]) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fivestep import displays, files, workflow
+from fivestep import displays, workflow
 from fivestep.data.data import Data, Part, Splits, as_data, as_splits
 from fivestep.data.splits import fold_indices
 from fivestep.errors import ArtifactError, FivestepError, Interrupted, MissingInputError, SettingsError, TrainingError, UsageError
@@ -30,6 +30,7 @@ from fivestep.experiments.pruning import Halving, Prune
 from fivestep.experiments.stacking import Group, Job
 from fivestep.experiments.training import Task, train_group
 from fivestep.experiments.trials import Trial, fit_in, job_name, objects_of, reopened
+from fivestep.locks import Lock
 from fivestep.model import metrics as scoring
 from fivestep.model.building import nearest
 from fivestep.preparing import asked_settings
@@ -268,7 +269,7 @@ class Sweep:
         else:
             say(f"going on in {self.folder}")
         try:
-            with files.Lock(self.folder):
+            with Lock(self.folder):
                 yield
         except Interrupted:
             raise

@@ -29,7 +29,6 @@ from torch.nn.parameter import is_lazy
 
 from fivestep import seeds
 from fivestep.errors import MissingInputError, SettingsError
-from fivestep.files import printable
 from fivestep.model import choosing, models
 from fivestep.model.models import nearest as nearest  # these "as" names are reached as building.nearest, building.load_weights, ... too
 from fivestep.model.weights import WEIGHT_FILES, all_tensors, has_memory, same_bits
@@ -37,6 +36,7 @@ from fivestep.model.weights import WeightsReport as WeightsReport
 from fivestep.model.weights import freeze as freeze
 from fivestep.model.weights import load_weights as load_weights
 from fivestep.model.weights import parameter_hash as parameter_hash
+from fivestep.quoting import printable
 
 FILLED = ("num_inputs", "num_outputs", "num_categories")  # parameters of a user's class that the data fill in
 

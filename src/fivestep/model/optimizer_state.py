@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fivestep.errors import ArtifactError, SettingsError
-from fivestep.files import listed
 from fivestep.model.optimizers import Optimizers
+from fivestep.quoting import listed
 
 
 def split_state(state: Any) -> tuple[dict[str, Tensor], Any]:

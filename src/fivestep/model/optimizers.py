@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fivestep.errors import ArtifactError, SettingsError
-from fivestep.files import listed
+from fivestep.quoting import listed
 
 Named = list[tuple[str, nn.Parameter]]
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fivestep import seeds
-from fivestep.files import listed
 from fivestep.model.building import copied, line_of
 from fivestep.model.weights import dtype_name
+from fivestep.quoting import listed
 
 
 @dataclass(frozen=True)

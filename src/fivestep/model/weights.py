@@ -22,8 +22,8 @@ from torch.nn.parameter import is_lazy
 
 from fivestep import tensors
 from fivestep.errors import MissingInputError, SettingsError, UsageError
-from fivestep.files import listed, printable
 from fivestep.model.models import nearest
+from fivestep.quoting import listed, printable
 
 WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # DDP, torch.compile, FSDP, activation checkpoints
 WEIGHT_FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")

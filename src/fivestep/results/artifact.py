@@ -28,9 +28,11 @@ from torch import Tensor
 
 from fivestep import files
 from fivestep.errors import ArtifactError, FivestepError, SettingsError, TrainingError, UsageError
-from fivestep.files import PublishedFolder, printable
+from fivestep.files import PublishedFolder
 from fivestep.model.decoding import head_from_json
 from fivestep.model.losses import LOSS_PREFIX
+from fivestep.quoting import printable
+from fivestep.strict_json import JSON_LIMIT, read_json, write_json
 from fivestep.tensors import (
     HEADER_LIMIT,
     Expected,
@@ -131,12 +133,12 @@ def save_artifact(
     unknown = sorted(set(may_be_infinite) - set(state))
     if unknown:
         raise UsageError(f"may_be_infinite names {', '.join(map(printable, unknown))}, which the state does not hold")
-    description = files.write_json({"format": FORMAT, "recipe": recipe, "columns": columns, "decoding": decoding, "may_be_infinite": sorted(may_be_infinite)})
-    if len(description) > files.JSON_LIMIT:
-        sizes = {name: len(files.write_json(value)) for name, value in (("recipe", recipe), ("columns", columns), ("decoding", decoding))}
+    description = write_json({"format": FORMAT, "recipe": recipe, "columns": columns, "decoding": decoding, "may_be_infinite": sorted(may_be_infinite)})
+    if len(description) > JSON_LIMIT:
+        sizes = {name: len(write_json(value)) for name, value in (("recipe", recipe), ("columns", columns), ("decoding", decoding))}
         largest = max(sizes, key=lambda name: sizes[name])
         raise SettingsError(
-            f"the model's description has {len(description):,} bytes, at most {files.JSON_LIMIT:,} are read back; {sizes[largest]:,} are the {largest}. "
+            f"the model's description has {len(description):,} bytes, at most {JSON_LIMIT:,} are read back; {sizes[largest]:,} are the {largest}. "
             "Columns with very many categories are the usual cause: drop them, or fold rare categories together."
         )
     if rows_writer.num_bytes > SELF_TEST_LIMIT:
@@ -222,7 +224,7 @@ def _what(folder: PublishedFolder, name: str) -> str:
 
 def _read_description(folder: PublishedFolder) -> dict[str, Any]:
     what = _what(folder, DESCRIPTION)
-    found = files.read_json(folder.read(DESCRIPTION, files.JSON_LIMIT), what=what)
+    found = read_json(folder.read(DESCRIPTION, JSON_LIMIT), what=what)
     if not isinstance(found, dict) or type(found.get("format")) is not int or found["format"] < 1:
         raise ArtifactError(f"{what} has no format number; it was not written by fivestep")
     if found["format"] > FORMAT:

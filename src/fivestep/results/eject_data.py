@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fivestep import files
 from fivestep.errors import SettingsError
 from fivestep.model.weights import same_bits
 from fivestep.results.eject_code import Script, enclosed, literal
 from fivestep.results.eject_table import CASTS, NotPlain, TableReader, Tried
+from fivestep.strict_json import write_json
 
 DERIVE = '''def generator(seed, purpose, *numbers):
     """A random generator of its own for each purpose (and epoch), so that none depends on what was drawn before."""
@@ -337,7 +337,7 @@ def split_text(script: Script, prepared: Any, names: Names, tried: Tried, parts:
         script.functions, script.imports = before
         here(script)
         script.imports |= {"import json", "import torch"}
-        script.files["split.json"] = files.write_json({name: found.tolist() for name, found in rows.items()}, indent=None)
+        script.files["split.json"] = write_json({name: found.tolist() for name, found in rows.items()}, indent=None)
         comment = f"# The split ({rule_of(splits)}) has no plain text; its rows stand in split.json."
         listed = ", ".join(rows) + ("," if len(rows) == 1 else "")
         candidate = f'{comment}\n{listed} = (torch.tensor(rows) for rows in json.loads((HERE / "split.json").read_text()).values())'

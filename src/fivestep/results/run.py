@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fivestep import files
 from fivestep.data.batches import map_tensors, tensors_of
 from fivestep.data.data import Data, Part, Splits
 from fivestep.errors import ArtifactError, CannotCreateError, DataError, SettingsError, UsageError
@@ -28,6 +27,7 @@ from fivestep.results import artifact as artifacts
 from fivestep.results import runs
 from fivestep.results.predictor import ArrayRows, Predictor, as_array, as_container, as_source
 from fivestep.settings import Settings
+from fivestep.strict_json import write_json
 from fivestep.train import loop
 from fivestep.train import precision as precisions
 from fivestep.train.epochs import infinite_by_design
@@ -704,7 +704,7 @@ def block_of(facts: dict[str, Any]) -> int:
 
 def description_digest(columns: Any, decoding: Any) -> str:
     """SHA-256 that ties columns and classes to the weights they were saved with."""
-    return hashlib.sha256(files.write_json({"columns": columns, "decoding": decoding})).hexdigest()
+    return hashlib.sha256(write_json({"columns": columns, "decoding": decoding})).hexdigest()
 
 
 def predictor_output(output: Any) -> str | int | None:

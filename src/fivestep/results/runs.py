@@ -23,6 +23,7 @@ from fivestep import files
 from fivestep._version import __version__
 from fivestep.errors import ArtifactError, CannotCreateError, MissingInputError
 from fivestep.settings import FORMAT, Settings
+from fivestep.strict_json import read_json, write_json
 
 LOOKS_WITHOUT_FOLDER: dict[str, int] = {}  # looks of runs that write nothing, counted for this process
 
@@ -70,14 +71,14 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def write(folder: Path, name: str, value: Any) -> None:
-    files.write_atomic(folder / name, files.write_json(value))
+    files.write_atomic(folder / name, write_json(value))
 
 
 def read(folder: Path, name: str, default: Any = None) -> Any:
     path = folder / name
     if not path.exists():
         return default
-    return files.read_json(files.open_regular(path, 64_000_000), limit=64_000_000, what=str(path))
+    return read_json(files.open_regular(path, 64_000_000), limit=64_000_000, what=str(path))
 
 
 def read_settings(folder: Path) -> Settings:
@@ -111,7 +112,7 @@ def append_history(folder: Path, row: dict[str, Any]) -> None:
 
 def line_of(row: dict[str, Any]) -> bytes:
     """A row of history as a line of JSON, which has no word for NaN and infinity: null."""
-    return files.write_json({key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}, indent=None)
+    return write_json({key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}, indent=None)
 
 
 def rewrite_history(folder: Path, rows: list[dict[str, Any]]) -> None:
@@ -125,7 +126,7 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
         return []
     text = bytes(files.open_regular(path, 256_000_000))
     text = text[: text.rfind(b"\n") + 1]  # a last line that a kill cut off was never whole
-    return [files.read_json(line, what=f"{path}, line {number}") for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    return [read_json(line, what=f"{path}, line {number}") for number, line in enumerate(text.splitlines(), 1) if line.strip()]
 
 
 def count_look(folder: Path | None, fingerprint: str, split: str, *, times: int = 1) -> int:
@@ -143,7 +144,7 @@ def count_look(folder: Path | None, fingerprint: str, split: str, *, times: int 
         "times": times,
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    files.append_line_durably(path, files.write_json(line, indent=None).rstrip(b"\n"))
+    files.append_line_durably(path, write_json(line, indent=None).rstrip(b"\n"))
     return looks(beside, fingerprint, split)
 
 
@@ -153,7 +154,7 @@ def looks(parent: Path, fingerprint: str, split: str) -> int:
     if not path.exists():
         return 0
     rows = [
-        files.read_json(line, what=f"{path}, line {number}")
+        read_json(line, what=f"{path}, line {number}")
         for number, line in enumerate(bytes(files.open_regular(path, 64_000_000)).splitlines(), 1)
         if line.strip()
     ]

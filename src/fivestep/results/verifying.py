@@ -17,10 +17,10 @@ from typing import Any
 from fivestep import files, tensors
 from fivestep.checks.findings import Finding
 from fivestep.errors import FivestepError, MissingInputError
-from fivestep.files import printable
 from fivestep.model import building, losses, models
 from fivestep.model.optimizer_state import join_state
 from fivestep.model.scores import Scores
+from fivestep.quoting import printable
 from fivestep.results import artifact as artifacts
 from fivestep.results import runs
 from fivestep.results.run import Model

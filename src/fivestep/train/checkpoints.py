@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fivestep import files, seeds, tensors
 from fivestep.errors import ArtifactError, FivestepError, Interrupted, MissingInputError, SettingsError, StorageError
 from fivestep.model.optimizer_state import join_state, restore_optimizer, split_state
+from fivestep.strict_json import read_json, write_json
 from fivestep.train.epochs import Plan, StopAsked, Training, check_weights, gather
 from fivestep.train.signals import Listener
 
@@ -192,14 +193,14 @@ def write(parent: Path, training: Training, facts: Mapping[str, Any], *, replace
 
 def contents_of(state_tensors: Mapping[str, Tensor], entry: Any) -> dict[str, Any]:
     """The files of a checkpoint, as `files.publish` takes them."""
-    return {"state.safetensors": tensors.StateWriter(state_tensors), "state.json": files.write_json(entry, indent=None)}
+    return {"state.safetensors": tensors.StateWriter(state_tensors), "state.json": write_json(entry, indent=None)}
 
 
 def parsed(published: files.Published) -> tuple[dict[str, Tensor], Any]:
     """(tensors, JSON) of a checkpoint's verified bytes, for `restore`. Raises ArtifactError."""
     what = str(published.path / "state.safetensors")
     found = tensors.state_from_bytes(published.contents["state.safetensors"], what=what, finite=False)
-    return found, files.read_json(published.contents["state.json"], limit=LIMIT, what=str(published.path / "state.json"))
+    return found, read_json(published.contents["state.json"], limit=LIMIT, what=str(published.path / "state.json"))
 
 
 def read_newest(parent: Path) -> files.Newest:
@@ -220,7 +221,7 @@ def read_parts(path: Path) -> tuple[dict[str, Tensor], Any]:
     """(tensors, JSON) of one checkpoint's folder, for `restore`. Raises ArtifactError where a byte of it is damaged."""
     published = files.read_published(path, FILES)
     found = tensors.state_from_bytes(published.contents["state.safetensors"], what=str(path / "state.safetensors"), finite=False)
-    return found, files.read_json(published.contents["state.json"], limit=LIMIT, what=str(path / "state.json"))
+    return found, read_json(published.contents["state.json"], limit=LIMIT, what=str(path / "state.json"))
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
@@ -230,7 +231,7 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
         key: {name: item for name, item in value.items() if name not in free} if key in ("fit", "chosen") else value
         for key, value in settings.items()
     }  # fmt: skip
-    return hashlib.sha256(files.write_json(kept)).hexdigest()
+    return hashlib.sha256(write_json(kept)).hexdigest()
 
 
 # -- when ------------------------------------------------------------------------------------------------------------------------------------------------------------

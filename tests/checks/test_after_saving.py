@@ -1,0 +1,29 @@
+"""Rules on saved and resumed models."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fivestep.checks.after_saving import check_resumed, check_saved
+
+
+def test_p01_round_trip_decides() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f, self.scale, self.cache = nn.Linear(3, 2), 1.0, torch.zeros(5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.f(x) * self.scale
+
+    fresh, trained = Net(), Net()
+    trained.cache = torch.ones(5)  # a cache that changes nothing
+    assert check_saved(fresh, trained, torch.randn(6, 3)) == []
+    trained.scale = 2.0
+    (finding,) = check_saved(fresh, trained, torch.randn(6, 3))
+    assert finding.code == "P01" and "scale" in finding.evidence["attributes"]
+
+
+def test_p04_a_loss_that_jumps_on_resuming() -> None:
+    assert check_resumed(0.5, 0.55) == [] and [finding.code for finding in check_resumed(0.5, 0.9)] == ["P04"]

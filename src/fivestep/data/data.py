@@ -69,7 +69,7 @@ class Data:
         that mean "no value"; `quote=None` reads quotes as ordinary text; `without_target="drop"` leaves out rows that have none; `weight` names a column of sample weights; `categories` is "onehot" or
         "codes" (for embeddings); "auto" is one-hot, but that `model="auto"` takes codes where there are very many categories. Raises DataError with every problem of the file, each with the option that accepts it.
         """
-        from fivestep.data.columns import read_columns
+        from fivestep.data.kinds import read_columns
         from fivestep.data.tables import read_table
 
         columns = dict(columns or {})

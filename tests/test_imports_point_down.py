@@ -53,6 +53,8 @@ KERNEL = {
     "fivestep.settings",
     "fivestep.data.batches",
     "fivestep.model.decoding",
+    "fivestep.model.loss_means",
+    "fivestep.model.loss_targets",
     "fivestep.model.losses",
     "fivestep.model.optimizer_state",
     "fivestep.model.optimizers",

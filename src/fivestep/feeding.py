@@ -1,7 +1,7 @@
 """What the model and the loss are fed: rows in the model's dtype, targets as the loss wants them, batches on the device.
 
 Enters: the splits and what was decided about model and loss. Leaves: sources and batches for the loop. Every number that is computed here comes from training
-rows; what a column means was fitted before (`data/columns.py`), what a loss wants of its targets says `model/losses.py`: here the two meet.
+rows; what a column means was fitted before (`data/columns.py`), what a loss wants of its targets says `model/loss_targets.py`: here the two meet.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fivestep.data import sources
 from fivestep.data.batches import Batch, Counted, InMemoryBatches, LoaderBatches, count_examples, map_tensors, mover, tensors_of
 from fivestep.data.data import Part, Splits
 from fivestep.errors import FindingsError, SettingsError
-from fivestep.model import losses
+from fivestep.model import loss_means, loss_targets, losses
 from fivestep.train import loop
 
 BLOCK = 256  # rows of a prediction block; recorded in the artifact, as a row's bits depend on it
@@ -119,7 +119,7 @@ def scaled_targets(source: Any, raw_loss: Any, outputs: Any, center: Any, scale:
         if target.is_floating_point():
             target = target.to(dtype)
         shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else tuple(outputs[0].shape) if isinstance(outputs, (tuple, list)) and outputs else None
-        prepared.append(losses.prepare_target(raw_loss, target, shape or tuple(target.shape)))
+        prepared.append(loss_targets.prepare_target(raw_loss, target, shape or tuple(target.shape)))
     return sources.ArraySource(source.inputs, tuple(prepared), source.weights)
 
 
@@ -214,7 +214,7 @@ def objective_of(raw_loss: Any, pick: Callable[[Any], Any] | None, weighted: boo
     """`loss(outputs, targets)` as the loop calls it; with sample weights `loss(outputs, targets, weights)`."""
     if raw_loss is None:
         return lambda outputs, targets: outputs
-    fed = losses.feed(raw_loss, weighted=weighted)
+    fed = loss_means.feed(raw_loss, weighted=weighted)
     if pick is None:
         return fed
     return lambda outputs, *rest: fed(pick(outputs), *rest)
@@ -228,4 +228,4 @@ def weigher(raw_loss: Any) -> Callable[[Batch], Any]:
 
     if raw_loss is None:
         return examples
-    return lambda batch: losses.batch_weight(raw_loss, batch.targets, weights=batch.weights, num_examples=examples(batch))
+    return lambda batch: loss_means.batch_weight(raw_loss, batch.targets, weights=batch.weights, num_examples=examples(batch))

@@ -40,7 +40,7 @@ from fivestep.feeding import (
     true_targets,
     weigher,
 )
-from fivestep.model import building, losses, models, optimizers, schedules
+from fivestep.model import building, loss_means, loss_targets, losses, models, optimizers, schedules
 from fivestep.model import metrics as scoring
 from fivestep.model.decoding import Decoding, decoding_for, outputs_from
 from fivestep.results import runs
@@ -270,7 +270,7 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
             return value
         with torch.no_grad():
             pairs = zip(kept, batches())
-            found = [losses.by_row(raw_loss, pick(outputs) if pick else outputs, batch.targets, batch.weights) for outputs, batch in pairs]
+            found = [loss_means.by_row(raw_loss, pick(outputs) if pick else outputs, batch.targets, batch.weights) for outputs, batch in pairs]
         rows = [row for row in found if row is not None]
         if not rows or len(rows) < len(found):
             return value
@@ -399,7 +399,7 @@ def what_the_loss_refuses(session: Session) -> str | None:
         outputs = first_outputs(session.built.module, source, session.device, picker(session.arguments["output"]), session.arguments["seed"])
         count = len(source.targets[0]) if source.targets and isinstance(source.targets[0], Tensor) else 0
         every = map_tensors(lambda tensor, count=count: tensor[:1].cpu().expand(count, *tensor.shape[1:]) if tensor.dim() else tensor, outputs)
-        problem = losses.shape_problem(session.loss, every, source.targets)
+        problem = loss_targets.shape_problem(session.loss, every, source.targets)
         if problem is not None:
             return f"In the {name} rows: {problem}"
     return None

@@ -26,7 +26,8 @@ from fivestep.preparing import Session, prepare, what_the_loss_refuses
 from fivestep.reproducing import class_again, environment_differs, prepare_from_start, read_kept
 from fivestep.results import artifact as artifacts
 from fivestep.results import runs
-from fivestep.results.run import Model, Run, RunWithoutData
+from fivestep.results.model import Model
+from fivestep.results.run import Run, RunWithoutData
 from fivestep.results.verifying import verify_path
 from fivestep.resuming import prepare_again
 from fivestep.train import checkpoints, replaying, signals

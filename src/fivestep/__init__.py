@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from fivestep.experiments import cross_validate as cross_validate
     from fivestep.experiments import sweep as sweep
     from fivestep.model.scores import Scores as Scores
-    from fivestep.results.run import Model as Model
+    from fivestep.results.model import Model as Model
     from fivestep.results.run import Run as Run
     from fivestep.workflow import check as check
     from fivestep.workflow import fit as fit
@@ -67,7 +67,7 @@ _HOME = {
     "compare": "fivestep.experiments",
     # use
     "Run": "fivestep.results.run",
-    "Model": "fivestep.results.run",
+    "Model": "fivestep.results.model",
     "Scores": "fivestep.model.scores",
     "load": "fivestep.workflow",
     "verify": "fivestep.workflow",

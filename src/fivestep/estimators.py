@@ -20,7 +20,7 @@ from fivestep import workflow
 from fivestep.data.data import Data
 from fivestep.errors import DataError, UsageError
 from fivestep.model.building import nearest
-from fivestep.results.run import Model
+from fivestep.results.model import Model
 
 TARGET, WEIGHT = "target", "sample_weight"  # names of the columns that y and the weights become; underscores are added where X has such a column
 

@@ -1,7 +1,7 @@
-"""What the model and the loss are fed: rows in the model's dtype, targets as the loss wants them, batches on the device.
+"""What the model, the loss and a metric are fed: rows in the model's dtype, targets as the loss wants them, batches on the device.
 
 Enters: the splits and what was decided about model and loss. Leaves: sources and batches for the loop. Every number that is computed here comes from training
-rows; what a column means was fitted before (`data/columns.py`), what a loss wants of its targets says `model/losses.py`: here the two meet.
+rows; what a column means was fitted before (`data/columns.py`), what a loss wants of its targets says `model/loss_targets.py`: here the two meet.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from fivestep.data import sources
 from fivestep.data.batches import Batch, Counted, InMemoryBatches, LoaderBatches, count_examples, map_tensors, mover, tensors_of
 from fivestep.data.data import Part, Splits
 from fivestep.errors import FindingsError, SettingsError
-from fivestep.model import losses
+from fivestep.model import loss_means, loss_targets, losses
+from fivestep.results.predictor import Predictor
+from fivestep.session import Session
 from fivestep.train import loop
 
 BLOCK = 256  # rows of a prediction block; recorded in the artifact, as a row's bits depend on it
@@ -119,7 +121,7 @@ def scaled_targets(source: Any, raw_loss: Any, outputs: Any, center: Any, scale:
         if target.is_floating_point():
             target = target.to(dtype)
         shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else tuple(outputs[0].shape) if isinstance(outputs, (tuple, list)) and outputs else None
-        prepared.append(losses.prepare_target(raw_loss, target, shape or tuple(target.shape)))
+        prepared.append(loss_targets.prepare_target(raw_loss, target, shape or tuple(target.shape)))
     return sources.ArraySource(source.inputs, tuple(prepared), source.weights)
 
 
@@ -214,7 +216,7 @@ def objective_of(raw_loss: Any, pick: Callable[[Any], Any] | None, weighted: boo
     """`loss(outputs, targets)` as the loop calls it; with sample weights `loss(outputs, targets, weights)`."""
     if raw_loss is None:
         return lambda outputs, targets: outputs
-    fed = losses.feed(raw_loss, weighted=weighted)
+    fed = loss_means.feed(raw_loss, weighted=weighted)
     if pick is None:
         return fed
     return lambda outputs, *rest: fed(pick(outputs), *rest)
@@ -228,4 +230,39 @@ def weigher(raw_loss: Any) -> Callable[[Batch], Any]:
 
     if raw_loss is None:
         return examples
-    return lambda batch: losses.batch_weight(raw_loss, batch.targets, weights=batch.weights, num_examples=examples(batch))
+    return lambda batch: loss_means.batch_weight(raw_loss, batch.targets, weights=batch.weights, num_examples=examples(batch))
+
+
+def metric_inputs(predictor: Predictor, outputs: Any, task: str | None, name: str, given: Any) -> Any:
+    """What a metric gets: a user's function the raw outputs (in the target's unit where it was scaled), a named one probabilities or values in the target's unit."""
+    if name in user_functions(given):
+        return predictor.outputs_in_unit(outputs)
+    outputs = predictor.after_head(outputs)
+    return predictor.decoding.probabilities(outputs) if task in ("binary", "multiclass", "multilabel") else predictor.decoding.values(outputs)
+
+
+def user_functions(metrics: Any) -> dict[str, Callable[..., Any]]:
+    """The metrics that are functions of the user's own, by name."""
+    if isinstance(metrics, dict):
+        return {name: function for name, function in metrics.items() if callable(function)}
+    given = metrics if isinstance(metrics, (list, tuple)) else [metrics]
+    return {getattr(function, "__name__", f"metric {position}"): function for position, function in enumerate(given) if callable(function)}
+
+
+def what_the_loss_refuses(session: Session) -> str | None:
+    """Why torch's loss ended a run (labels out of range, shapes that do not fit), looked up in all targets of all splits; None where that is not the reason.
+
+    With checks on, this was said before the first step; this is for `checks=False`, where torch's own words ("Target 3 is out of bounds") name no row and no way on.
+    """
+    if session.loss is None:
+        return None
+    for name, source in session.encoded.items():
+        if not hasattr(source, "targets"):
+            continue
+        outputs = first_outputs(session.built.module, source, session.device, picker(session.arguments["output"]), session.arguments["seed"])
+        count = len(source.targets[0]) if source.targets and isinstance(source.targets[0], Tensor) else 0
+        every = map_tensors(lambda tensor, count=count: tensor[:1].cpu().expand(count, *tensor.shape[1:]) if tensor.dim() else tensor, outputs)
+        problem = loss_targets.shape_problem(session.loss, every, source.targets)
+        if problem is not None:
+            return f"In the {name} rows: {problem}"
+    return None

@@ -1,13 +1,12 @@
-"""Everything before the first step: what the arguments of `fit` mean, and all parts of one run composed into a `Session`.
+"""Everything before the first step: all parts of one run made, each by the module that owns it, and composed into a `Session`.
 
-Enters: the arguments of `fit` as one dict. Leaves: `Training` (what will change), `Plan` (what will not), and what `finish` needs for scores and the artifact.
+Enters: the arguments of `fit` as one dict (what they mean: `fit_arguments`). Leaves: a `Session`, whose folder and first files are written, or the errors among its
+findings. The decision that shaped it: one function, in the order in which the parts need each other.
 """
 
 from __future__ import annotations
 
-import time as clock
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from dataclasses import replace as replace_fields
 from functools import partial
 from pathlib import Path
@@ -19,10 +18,9 @@ from torch import Tensor, nn
 from fivestep import automatic, seeds
 from fivestep.checks import gate, refusals
 from fivestep.checks.findings import Finding
-from fivestep.data import sources
 from fivestep.data.augmenting import make_augment
 from fivestep.data.batches import map_tensors
-from fivestep.data.data import Splits, as_splits
+from fivestep.data.data import as_splits
 from fivestep.errors import FindingsError, SettingsError
 from fivestep.feeding import (
     as_model_sees,
@@ -32,73 +30,33 @@ from fivestep.feeding import (
     evaluation_rows,
     first_outputs,
     make_batches,
+    metric_inputs,
     objective_of,
     picker,
     scaled_targets,
     target_scale,
     targets_as_loss_wants,
     true_targets,
+    user_functions,
     weigher,
 )
-from fivestep.model import building, losses, models, optimizers, schedules
-from fivestep.model import metrics as scoring
-from fivestep.model.decoding import Decoding, decoding_for, outputs_from
+from fivestep.fit_arguments import asked_settings, check_arguments, choose_batch_size, choose_device, data_record, run_stem, watching
+from fivestep.model import building, loss_means, losses, models, optimizers, schedules
+from fivestep.model.decoding import decoding_for, outputs_from
+from fivestep.repeatability import not_repeatable
 from fivestep.results import runs
 from fivestep.results.eject import obstacles
 from fivestep.results.predictor import Predictor
-from fivestep.settings import Settings, record
+from fivestep.session import Session
+from fivestep.settings import Settings
 from fivestep.train import capturing, checkpoints, compiled, loop
 from fivestep.train import precision as precisions
-from fivestep.train.attributes import Attributes, changed_by
+from fivestep.train.attributes import Attributes
 from fivestep.train.averaging import make_average
 from fivestep.train.epochs import Plan, Training, infinite_by_design
 from fivestep.train.events import EpochEnded
 from fivestep.train.stopping import Stopping
 from fivestep.watch import console, notebook
-
-
-@dataclass
-class Session:
-    """All parts of one fit, composed: what `prepare` made and `finish` needs."""
-
-    arguments: dict[str, Any]
-    settings: Settings
-    splits: Splits
-    built: building.Built
-    training: Training
-    plan: Plan
-    decoding: Decoding
-    loss: Any
-    loss_name: str | None
-    predictor: Predictor
-    task: str | None
-    device: torch.device
-    folder: Path | None
-    encoded: dict[str, Any]
-    targets_in_unit: Callable[[str], Tensor | None]
-    evaluate_loss: Callable[[str], float | tuple[Tensor, Tensor] | None]
-    findings: list[Finding] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
-    started: float = field(default_factory=clock.perf_counter)
-    inexact: list[str] = field(default_factory=list)  # why a resume would not end in the same bits; empty where it does
-    weights_report: Any = None
-    can_predict: bool = True
-    checks: Any = None
-    batch_size: int = 32
-    user_metrics: dict[str, Callable[..., Any]] = field(default_factory=dict)
-    keepers: list[checkpoints.Keeper] = field(default_factory=list)
-    progress: Any = None  # what tells people how far the run is; closed when it ends, however it ends
-
-
-@dataclass(frozen=True)
-class Watching:
-    """What is watched at the end of an epoch, and what follows: which epoch is kept, and after how many without gain the run ends."""
-
-    monitor: str
-    mode: str
-    scores: dict[str, Callable[..., Any]]  # metrics of every epoch beside the loss
-    keep: str
-    patience: int | None
 
 
 def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: bool = False) -> Session:
@@ -270,7 +228,7 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
             return value
         with torch.no_grad():
             pairs = zip(kept, batches())
-            found = [losses.by_row(raw_loss, pick(outputs) if pick else outputs, batch.targets, batch.weights) for outputs, batch in pairs]
+            found = [loss_means.by_row(raw_loss, pick(outputs) if pick else outputs, batch.targets, batch.weights) for outputs, batch in pairs]
         rows = [row for row in found if row is not None]
         if not rows or len(rows) < len(found):
             return value
@@ -367,44 +325,6 @@ def weights_into(module: nn.Module, ask: dict[str, Any]) -> Any:
         raise FindingsError([refusals.no_weight_fits(refusal)]) from refusal
 
 
-def watching(ask: dict[str, Any], splits: Splits, task: str | None) -> Watching:
-    """The arguments about metrics, the kept epoch and patience, with what is left open filled in. Raises SettingsError where they contradict each other."""
-    metrics = ask["metrics"] if ask["metrics"] is not None or ask["monitor"] == "loss" else [ask["monitor"]]
-    scores = {} if metrics is None else scoring.epoch_metrics(metrics, task)  # the task's own metrics every epoch would cost 1 ms each
-    monitor = ask["monitor"]
-    if monitor != "loss" and monitor not in scores:
-        raise SettingsError(f"monitor={monitor!r} is neither 'loss' nor one of the metrics: {', '.join(scores) or 'none given'}.")
-    mode = ask["mode"] or ("min" if monitor == "loss" else scoring.direction(monitor))
-    if mode is None:
-        raise SettingsError(f"It cannot be told whether a larger {monitor!r} is better. Say mode='max' or mode='min'.")
-    keep = ("best" if splits.val is not None else "last") if ask["keep"] == "auto" else ask["keep"]
-    if keep == "best" and splits.val is None:
-        raise SettingsError("keep='best' chooses the epoch on validation rows, and there are none. Give a validation split, or keep='last'.")
-    patience = ask["patience"]
-    if patience == "auto":
-        patience = 10 if splits.val is not None and ask["epochs"] == "auto" else None
-    return Watching(monitor, mode, scores, keep, patience)
-
-
-def what_the_loss_refuses(session: Session) -> str | None:
-    """Why torch's loss ended a run (labels out of range, shapes that do not fit), looked up in all targets of all splits; None where that is not the reason.
-
-    With checks on, this was said before the first step; this is for `checks=False`, where torch's own words ("Target 3 is out of bounds") name no row and no way on.
-    """
-    if session.loss is None:
-        return None
-    for name, source in session.encoded.items():
-        if not hasattr(source, "targets"):
-            continue
-        outputs = first_outputs(session.built.module, source, session.device, picker(session.arguments["output"]), session.arguments["seed"])
-        count = len(source.targets[0]) if source.targets and isinstance(source.targets[0], Tensor) else 0
-        every = map_tensors(lambda tensor, count=count: tensor[:1].cpu().expand(count, *tensor.shape[1:]) if tensor.dim() else tensor, outputs)
-        problem = losses.shape_problem(session.loss, every, source.targets)
-        if problem is not None:
-            return f"In the {name} rows: {problem}"
-    return None
-
-
 def task_of_outputs(task: str | None, outputs: Any, loss_name: str | None) -> str | None:
     """The task that labels tell, mended by the outputs: three logits and labels 0 and 1 are several classes, one number for many labels is a regression."""
     if not isinstance(outputs, Tensor) or outputs.dim() != 2:
@@ -430,133 +350,6 @@ def compile_steps(session: Session) -> None:
     session.said.append(told)
     session.settings.chosen["compile"] = None if program is None else program.mode
     session.plan = replace_fields(plan, program=program)
-
-
-def not_repeatable(session: Session, pick: Any) -> list[str]:
-    """What neither a seed nor a checkpoint reaches, in words: a Dataset's own generator (some rows are read twice), attributes that forward changes."""
-    told: list[str] = []
-    source, training = session.splits.train.data.source, session.training
-    dataset = getattr(source, "dataset", None)
-    if dataset is not None and not sources.rows_repeat(dataset, int(session.splits.train.indices[0])):
-        told.append(
-            f"{type(dataset).__name__} does not give the same rows when they are read again under the same seed (row {int(session.splits.train.indices[0])} and others were): "
-            "it draws from a generator of its own, looks at a clock, or changes what it holds"
-        )
-    assert training.attributes is not None
-
-    def one_step(copies: dict[str, Any]) -> None:
-        batch = next(iter(session.plan.batches.epoch(0)))
-        model = copies["model"].train()
-        with seeds.restored(0):
-            compute = copies.get("compute")
-            value = loop.forward(model, batch.inputs) if compute is None else compute(model, batch.inputs, batch.targets)
-            loss = copies.get("loss")
-            if compute is None and loss is not None:
-                value = value if pick is None else pick(value)
-                loss(*(value if isinstance(value, tuple) else (value,)), *batch.targets)
-
-    changed = changed_by(training.attributes.objects, one_step)
-    if changed:
-        told.append(
-            f"{', '.join(changed[:4])} changes in a training step and cannot be held in a checkpoint, which holds numbers, text, tensors, lists and dicts"
-        )
-    return told
-
-
-def choose_device(device: str | torch.device) -> torch.device:
-    """ "auto": CUDA where there is one, then MPS, else the CPU."""
-    if device != "auto":
-        try:
-            found = torch.device(device)
-        except RuntimeError as error:
-            raise SettingsError(f"device={device!r} is not known. Use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'.") from error
-        if found.type == "cuda" and not torch.cuda.is_available():
-            raise SettingsError("device='cuda' was asked for, and torch sees no CUDA device here. Use device='auto' or 'cpu'.")
-        return found
-    return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def check_arguments(ask: dict[str, Any], splits: Splits) -> None:
-    """Refuse what means nothing, each with the way on, before anything is built."""
-    for key in ("epochs", "batch_size", "part_size", "validate_every"):
-        value = ask[key]
-        if value is not None and not isinstance(value, str) and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise SettingsError(f"{key}={value!r}: it must be a whole number of at least 1.")
-    if isinstance(ask["seed"], bool) or not isinstance(ask["seed"], int):
-        raise SettingsError(f"seed={ask['seed']!r}: a seed is a whole number.")
-    if isinstance(ask["batch_size"], str) and ask["batch_size"] not in ("auto", "all"):
-        raise SettingsError(f'batch_size={ask["batch_size"]!r} is not known. Use a number, "all" (the whole training split in each step) or "auto".')
-    if isinstance(ask["epochs"], str) and ask["epochs"] != "auto":
-        raise SettingsError(f'epochs={ask["epochs"]!r} is not known. Use a number or "auto".')
-    if ask["keep"] not in ("auto", "best", "last"):
-        raise SettingsError(f'keep={ask["keep"]!r} is not known. Use "best", "last" or "auto".')
-    if ask["mode"] not in (None, "min", "max"):
-        raise SettingsError(f'mode={ask["mode"]!r} is not known. Use "min" or "max".')
-    if isinstance(ask["lr"], str) and ask["lr"] != "auto":
-        raise SettingsError(f'lr={ask["lr"]!r}: give a number, "auto", or "find" (a learning-rate test before the run; by fit, not by check).')
-    if isinstance(ask["lr"], (int, float)) and not isinstance(ask["lr"], bool) and not 0 <= ask["lr"] < float("inf"):
-        raise SettingsError(f"lr={ask['lr']!r}: a learning rate is a finite number of at least 0.")
-    checkpoints.read_rhythm(ask["checkpoint"])
-    kept = ask["keep_checkpoints"]
-    if isinstance(kept, bool) or not isinstance(kept, int) or kept < 2:
-        raise SettingsError(f"keep_checkpoints={kept!r}: at least 2 are kept, so that a damaged newest one leaves another.")
-    if ask["on_checkpoint_error"] not in ("stop", "retry"):
-        raise SettingsError(f'on_checkpoint_error={ask["on_checkpoint_error"]!r} is not known. Use "stop" or "retry".')
-    if ask["compile"] not in compiled.WAYS:
-        raise SettingsError(f'compile={ask["compile"]!r} is not known. Use "step", "epoch", "auto" or None (eager).')
-    if ask["step"] is not None:
-        for key in ("part_size", "compute", "clip_norm", "clip_value"):
-            if ask[key] is not None:
-                raise SettingsError(f"{key}= does not go with step=: your own function makes the five steps, so it must do this itself.")
-    if ask["compute"] is not None and ask["loss"] != "auto":
-        raise SettingsError("compute= replaces forward and loss; leave loss= out, or use the loss inside compute.")
-
-
-def asked_settings(arguments: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that differ from fit's defaults, as JSON can hold them."""
-    skip = ("model", "splits", "observers", "quiet")
-    return {
-        key: record(value) for key, value in arguments.items() if key in defaults and key not in skip and value is not defaults[key] and value != defaults[key]
-    }
-
-
-def data_record(splits: Splits) -> dict[str, Any]:
-    data = splits.train.data
-    sizes = {part.name: len(part) for part in (splits.train, splits.val, splits.test) if part is not None}
-    kept = record({"kind": data.kind, "source": data.origin, "rows": len(data), "options": data.options, "split_options": splits.options, "sizes": sizes})
-    return kept | {"fingerprint": splits.fingerprint, "task": splits.task, "classes": record(list(splits.classes)) if splits.classes else None}
-
-
-def run_stem(splits: Splits, model: Any) -> str:
-    """What the run's folder is called before its number: the file's name, else the model's."""
-    data = splits.train.data
-    if data.kind in ("table", "images") and (Path(data.origin).suffix or Path(data.origin).is_dir()):
-        return Path(data.origin).stem or Path(data.origin).resolve().name
-    return (model if isinstance(model, str) else getattr(model, "__name__", type(model).__name__)).lower()
-
-
-def choose_batch_size(built: building.Built, splits: Splits) -> int:
-    """32 for a user's module (INTERFACE); for built-in ones 32 to 256 by rows: a table of thousands of rows trains in seconds and no worse."""
-    if built.recipe.get("kind") != "built-in":
-        return 32
-    rows = len(splits.train)
-    return 32 if rows < 2_000 else 64 if rows < 10_000 else 128 if rows < 50_000 else 256
-
-
-def user_functions(metrics: Any) -> dict[str, Callable[..., Any]]:
-    """The metrics that are functions of the user's own, by name."""
-    if isinstance(metrics, dict):
-        return {name: function for name, function in metrics.items() if callable(function)}
-    given = metrics if isinstance(metrics, (list, tuple)) else [metrics]
-    return {getattr(function, "__name__", f"metric {position}"): function for position, function in enumerate(given) if callable(function)}
-
-
-def metric_inputs(predictor: Predictor, outputs: Any, task: str | None, name: str, given: Any) -> Any:
-    """What a metric gets: a user's function the raw outputs (in the target's unit where it was scaled), a named one probabilities or values in the target's unit."""
-    if name in user_functions(given):
-        return predictor.outputs_in_unit(outputs)
-    outputs = predictor.after_head(outputs)
-    return predictor.decoding.probabilities(outputs) if task in ("binary", "multiclass", "multilabel") else predictor.decoding.values(outputs)
 
 
 # -- observers that write ----------------------------------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ from torch import nn
 from fivestep import seeds
 from fivestep.data.data import Part, Splits, as_splits
 from fivestep.errors import NonFiniteError, SettingsError
-from fivestep.preparing import Session, prepare
+from fivestep.preparing import prepare
+from fivestep.session import Session
 from fivestep.train import epochs
 from fivestep.train.population import Member, Population
 from fivestep.train.tracing import Unstackable

@@ -21,10 +21,11 @@ from fivestep.errors import DataError, MissingInputError, SettingsError
 from fivestep.model import building, models
 from fivestep.model.decoding import Decoding
 from fivestep.model.losses import LOSS_PREFIX
-from fivestep.preparing import Session, prepare
+from fivestep.preparing import prepare
 from fivestep.results import artifact as artifacts
 from fivestep.results import runs
 from fivestep.resuming import arguments_again, splits_again
+from fivestep.session import Session
 from fivestep.settings import Settings
 from fivestep.train import checkpoints
 

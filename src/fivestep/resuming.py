@@ -17,8 +17,9 @@ from fivestep import files
 from fivestep.data.data import Data, Splits, as_splits
 from fivestep.errors import DataError, MissingInputError, SettingsError, UsageError
 from fivestep.model import building
-from fivestep.preparing import Session, prepare
+from fivestep.preparing import prepare
 from fivestep.results import runs
+from fivestep.session import Session
 from fivestep.settings import Settings
 from fivestep.train import checkpoints
 

@@ -1,8 +1,9 @@
 """Tensors to bytes and back, to the bit: the safetensors format, written by a few lines and read strictly; and the plain files of a `state_dict`.
 
-Enters: a dict from names to tensors. Leaves: the same dict, equal in names, order, dtypes, shapes and bits. The format is read here rather than by the
-safetensors package because hostile bytes must be refused before anything is allocated (RELIABILITY A4): the package accepts duplicate names, and
-`load_state_dict` casts dtypes in silence. What is written here the package reads, and the other way round; a test compares them.
+Enters: a dict from names to tensors (a nest of tensors gets its names from `to_names`). Leaves: the same dict, equal in names, order, dtypes,
+shapes and bits. The format is read here rather than by the safetensors package because hostile bytes must be refused before anything is allocated
+(RELIABILITY A4): the package accepts duplicate names, and `load_state_dict` casts dtypes in silence. What is written here the package reads, and the other way
+round; a test compares them.
 
 A file is 8 bytes (length of the header, little-endian), the header (JSON: `{name: {"dtype", "shape", "data_offsets": [begin, end]}}`), and the tensors' bytes.
 """
@@ -313,3 +314,21 @@ def load_state_dict_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
                 f"Write them alone: torch.save(torch.load(path, weights_only=True)[{printable(inner[0])!r}], new_path)."
             )
     raise ArtifactError(f"{shown} holds a {type(found).__name__} and not a dict of tensors by name; save model.state_dict().")
+
+
+def to_names(value: Any) -> dict[str, Tensor]:
+    """A nest of tensors as flat names that JSON-less safetensors can hold: `x`, `tuple.0`, `dict.key`."""
+    if isinstance(value, Tensor):
+        return {"x": value.detach().cpu().contiguous()}
+    if isinstance(value, dict):
+        return {f"dict.{key}": tensor.detach().cpu().contiguous() for key, tensor in value.items() if isinstance(tensor, Tensor)}
+    return {f"tuple.{position}": tensor.detach().cpu().contiguous() for position, tensor in enumerate(value) if isinstance(tensor, Tensor)}
+
+
+def from_names(named: dict[str, Tensor]) -> Any:
+    """The inverse of `to_names`."""
+    if set(named) == {"x"}:
+        return named["x"]
+    if all(name.startswith("dict.") for name in named):
+        return {name[5:]: tensor for name, tensor in named.items()}
+    return tuple(named[name] for name in sorted(named, key=lambda name: int(name.rpartition(".")[2])))

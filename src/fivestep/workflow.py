@@ -21,15 +21,18 @@ from torch import nn
 from fivestep import seeds
 from fivestep.checks.findings import Finding, Findings
 from fivestep.errors import DataError, FindingsError, FivestepError, Interrupted, MissingInputError, NonFiniteError, SettingsError, UsageError
+from fivestep.feeding import what_the_loss_refuses
 from fivestep.locks import Lock
 from fivestep.model import building, models
-from fivestep.preparing import Session, prepare, what_the_loss_refuses
+from fivestep.preparing import prepare
 from fivestep.reproducing import class_again, environment_differs, prepare_from_start, read_kept
 from fivestep.results import artifact as artifacts
 from fivestep.results import runs
-from fivestep.results.run import Model, Run, RunWithoutData
+from fivestep.results.model import Model
+from fivestep.results.run import Run, RunWithoutData
 from fivestep.results.verifying import verify_path
 from fivestep.resuming import prepare_again
+from fivestep.session import Session
 from fivestep.train import checkpoints, replaying, signals
 from fivestep.train import epochs as training_epochs
 from fivestep.train.events import RunEnded

@@ -1,10 +1,9 @@
-"""What columns mean, how they are fitted, encoded and read again: the promises of RELIABILITY section 6, by their ids."""
+"""How columns are fitted, encoded and read again: the promises of RELIABILITY section 6, by their ids."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from datetime import date, datetime, time
 
 import numpy as np
@@ -13,197 +12,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from written_tables import csv_file, letters, problems_of, typed_of
 
-from fivestep.data.columns import Columns, RawRows, inspect_file, read_columns
-from fivestep.data.kinds import TypedTable
+from fivestep.data.columns import Columns, RawRows
+from fivestep.data.kinds import read_columns
 from fivestep.data.records import Limits
-from fivestep.data.tables import ReadOptions, read_table
-from fivestep.data.values import MISSING, NUMBER, read_as
+from fivestep.data.tables import read_table
 from fivestep.errors import ArtifactError, DataError, UsageError
 
-
-def csv_file(tmp_path, text: str, name: str = "data.csv"):
-    path = tmp_path / name
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def typed_of(source, **options) -> TypedTable:
-    return read_columns(read_table(source), **options)
-
-
-def problems_of(source, **options) -> str:
-    with pytest.raises(DataError) as caught:
-        typed_of(source, **options)
-    return "\n".join(caught.value.problems)
-
-
-def letters(values, prefix="") -> str:
-    return "\n".join(["x,n", *(f"{value},{number * 0.5}" for number, value in enumerate(values))]) + "\n"
-
-
-def kind_of(tmp_path, values, **options) -> str:
-    return typed_of(csv_file(tmp_path, letters(values)), **options).column("x").kind
-
-
-# --------------------------------------------------------------------------------------------------------------------------------- D4
-
-
-@pytest.mark.parametrize("text", ["1", "-1", "+1", "0.5", "-.5", "5.", "1e5", "1E-5", "+2.5e+10", "007"])
-def test_D4_numbers_are_signs_digits_a_point_and_an_exponent(tmp_path, text):
-    typed = typed_of(csv_file(tmp_path, letters([text, "2", "3"])))
-    assert typed.column("x").kind == "number" and typed.values("x").tolist() == [float(text), 2.0, 3.0]
-
-
-@pytest.mark.parametrize("text", ["1_000", "٣", "0x1f", "inf", "-Infinity", "1e", "--1", "1.2.3", "1 000", "$5", "5%", "1e5.0"])
-def test_D4_nothing_else_is_a_number_and_it_is_named_with_line_column_and_value(tmp_path, text):
-    problem = problems_of(csv_file(tmp_path, letters(["1", text, "3", "4"])))
-    assert problem.startswith(f"column 'x', line 3: '{text}' is no number")
-    assert f'missing=["{text}"]' in problem and "columns={'x': \"category\"}" in problem
-
-
-@settings(max_examples=200)
-@given(
-    st.floats(allow_nan=False, allow_infinity=False, width=64)
-    | st.decimals(allow_nan=False, allow_infinity=False, places=20, min_value=-(10**30), max_value=10**30)
-)
-def test_D4_numbers_are_read_to_the_bit_as_python_reads_them(value):
-    text = str(value)
-    assert re.match(NUMBER, text)
-    values, stray = read_as(polars.Series([text]), "number", "", ReadOptions())
-    assert not stray.any() and values[0] == float(text) and math.copysign(1, values[0]) == math.copysign(1, float(text))
-
-
-@settings(max_examples=200)
-@given(st.text(st.sampled_from("0123456789+-.eE_ xinfa,٣"), min_size=1, max_size=8))
-def test_D4_what_is_a_number_is_decided_by_the_grammar_alone(text):
-    values, stray = read_as(polars.Series([text]), "number", "", ReadOptions())
-    stripped = text.strip()
-    is_number = re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", stripped) is not None
-    is_missing = stripped in MISSING
-    assert bool(stray[0]) == (not is_number and not is_missing)
-    assert bool(np.isnan(values[0])) == (not is_number)
-
-
-def test_D4_one_stray_word_among_many_numbers_is_an_error_and_the_options_accept_it(tmp_path):
-    path = csv_file(tmp_path, letters([*range(500), "unknwon", *range(500)]))
-    assert "column 'x', line 502: 'unknwon' is no number" in problems_of(path)
-    assert typed_of(path, columns={"x": "category"}).column("x").kind == "category"
-    typed = typed_of(path, missing=["unknwon"])
-    assert typed.column("x").kind == "number" and typed.column("x").num_missing == 1
-
-
-def test_D4_a_question_mark_for_missing_is_recognised(tmp_path):
-    path = csv_file(tmp_path, letters(["1", "?", "3", "?", "5"]))
-    assert 'missing=["?"]' in problems_of(path) and "2 such values (lines 3, 5)" in problems_of(path)
-    assert typed_of(path, missing=["?"]).column("x").num_missing == 2
-    mostly = csv_file(tmp_path, letters(["?"] * 80 + list(range(20))), "mostly.csv")
-    assert 'missing=["?"]' in problems_of(mostly)
-
-
-def test_D4_decimal_commas_are_recognised_and_their_option_accepts_them(tmp_path):
-    path = csv_file(tmp_path, "x;n\n1,5;2\n2,25;3\n7;4\n")
-    with pytest.raises(DataError, match='delimiter=";"'):
-        read_table(path)
-    table = read_table(path, delimiter=";")
-    with pytest.raises(DataError, match='decimal=","'):
-        read_columns(table)
-    assert read_columns(read_table(path, delimiter=";", decimal=",")).values("x").tolist() == [1.5, 2.25, 7.0]
-
-
-def test_D4_thousands_are_not_guessed(tmp_path):
-    assert "by thousands" in problems_of(csv_file(tmp_path, 'x,n\n"1,000",1\n"2,500",2\n"12",3\n'))
-
-
-def test_D4_overflow_of_float32_is_refused_and_big_integers_are_told(tmp_path):
-    assert "line 3: '1e39' is beyond float32" in problems_of(csv_file(tmp_path, letters(["1", "1e39", "3"])))
-    assert "beyond float32" in problems_of(csv_file(tmp_path, letters(["1", "1e999", "3"])))
-    typed = typed_of(csv_file(tmp_path, letters(["9007199254740993", "1", "2"])))
-    assert any("2^53" in note for note in typed.notes)
-
-
-def test_D4_an_infinite_value_of_a_frame_is_named():
-    assert "column 'a', row 1: inf is no number" in problems_of({"a": [1.0, math.inf], "b": [1, 2]})
-
-
-def test_D4_types_are_decided_on_all_rows_and_shown(tmp_path):
-    days = [f"2024-03-{day:02d}" for day in range(1, 31)]
-    lines = ["number,flag,colour,day,moment,clock,key,essay,same"]
-    for number, day in enumerate(days):
-        lines.append(
-            f"{number * 1.5},{'yes' if number % 3 else 'no'},{'red' if number % 2 else 'blue'},{day},{day}T0{number % 10}:30:00Z,0{number % 10}:15,k{number},text {number % 25} {number},7"
-        )
-    typed = typed_of(csv_file(tmp_path, "\n".join(lines)))
-    kinds = {column.name: (column.kind, column.use) for column in typed.columns}
-    assert kinds == {
-        "number": ("number", "input"), "flag": ("boolean", "input"), "colour": ("category", "input"), "day": ("date", "input"), "moment": ("datetime", "input"),
-        "clock": ("time", "input"), "key": ("text", "left out"), "essay": ("text", "left out"), "same": ("number", "left out"),
-    }  # fmt: skip
-    shown = typed.describe()
-    assert "left out: constant (7 in every row)" in shown and "left out: an id: every value differs" in shown
-    assert shown["colour"].examples == ("blue", "red")
-    assert typed.values("moment")[3] == datetime(2024, 3, 4, 3, 30).timestamp() - datetime(1970, 1, 1).timestamp()
-    assert typed.values("clock")[2] == 2 * 3600 + 15 * 60
-    assert typed.values("flag")[:4].tolist() == [0, 1, 1, 0]
-
-
-def test_D4_the_kind_can_be_named(tmp_path):
-    path = csv_file(tmp_path, "zip,flag,note,n\n01234,1,a,1\n99999,0,b,2\n01234,1,c,3\n")
-    typed = typed_of(path, columns={"zip": "category", "flag": "boolean", "note": "text"})
-    assert [column.kind for column in typed.columns] == ["category", "boolean", "text", "number"]
-    assert typed.values("zip").tolist() == ["01234", "99999", "01234"]
-    assert typed.column("note").use == "left out"
-    assert "leading zeros" in " ".join(typed_of(path).notes)
-
-
-def test_D4_days_and_months_that_no_row_can_tell_apart_are_not_guessed(tmp_path):
-    path = csv_file(tmp_path, letters(["01/02/2024", "03/04/2024"]))
-    assert "columns={'x': \"date:%d/%m/%Y\"}" in problems_of(path)
-    assert typed_of(path, columns={"x": "date:%m/%d/%Y"}).values("x")[0] == (date(2024, 1, 2) - date(1970, 1, 1)).days * 86400
-    assert typed_of(csv_file(tmp_path, letters(["01/02/2024", "13/04/2024"]))).column("x").form == "%d/%m/%Y"
-    assert typed_of(csv_file(tmp_path, letters(["2 Jan 2024", "5 Mar 2024"])), columns={"x": "date:%d %b %Y"}).values("x")[0] == 19724 * 86400
-
-
-def test_D4_a_date_that_does_not_exist_is_named(tmp_path):
-    problem = problems_of(csv_file(tmp_path, letters(["2024-02-28", "2024-02-30", "2024-03-01"])))
-    assert "column 'x', line 3: '2024-02-30' is no date" in problem
-
-
-@settings(max_examples=100)
-@given(
-    st.datetimes(min_value=datetime(1600, 1, 1), max_value=datetime(2300, 1, 1)).map(lambda moment: moment.replace(microsecond=0)), st.sampled_from(["T", " "])
-)
-def test_D4_moments_are_read_as_python_reads_them(moment, between):
-    values, stray = read_as(polars.Series([moment.isoformat(between), f"{moment.isoformat(between)}+02:00"]), "datetime", "%Y-%m-%d", ReadOptions())
-    seconds = (moment - datetime(1970, 1, 1)).total_seconds()
-    assert not stray.any() and values.tolist() == [seconds, seconds - 7200]
-
-
 # --------------------------------------------------------------------------------------------------------------------------------- D5
-
-
-def test_D5_missing_tokens_are_a_stated_list_and_do_not_hold_for_categories(tmp_path):
-    path = csv_file(tmp_path, "n,land,m\n1,NA,1\nNA,DE,2\n,NA,3\nnan,,4\n5,NULL,5\n")
-    typed = typed_of(path)
-    assert typed.column("n").num_missing == 3
-    assert typed.values("land").tolist() == ["NA", "DE", "NA", None, "NULL"]
-    assert any("missing=['NA']" in note for note in typed.notes)
-    assert typed_of(path, missing=["NA"]).values("land").tolist() == [None, "DE", None, None, "NULL"]
-
-
-def test_D5_a_missing_target_is_an_error_with_lines_and_the_option_drops_them(tmp_path):
-    path = csv_file(tmp_path, "x,y\n1,2\n2,\n3,4\n4,NA\n5,6\n")
-    problem = problems_of(path, target="y")
-    assert "missing in 2 of 5 rows (lines 3, 5)" in problem and 'without_target="drop"' in problem
-    typed = typed_of(path, target="y", without_target="drop")
-    assert typed.rows.tolist() == [0, 2, 4] and typed.values("y").tolist() == [2, 4, 6]
-    assert typed.place(1) == "line 4" and any("2 of 5 rows left out" in note for note in typed.notes)
-
-
-def test_D5_an_all_missing_column_is_an_error(tmp_path):
-    path = csv_file(tmp_path, "x,e,n\n1,,1\n2,NA,2\n")
-    assert "column 'e' has no value in any row" in problems_of(path) and "drop=['e']" in problems_of(path)
-    assert typed_of(path, drop=["e"]).inputs == ["x", "n"]
 
 
 def test_D5_fill_values_and_scales_come_from_the_training_rows_only():
@@ -220,13 +37,6 @@ def test_D5_fill_values_and_scales_come_from_the_training_rows_only():
 
 
 # --------------------------------------------------------------------------------------------------------------------------------- D6
-
-
-def test_D6_classes_are_sorted_labels_with_at_least_two_rows_or_told(tmp_path):
-    typed = typed_of(csv_file(tmp_path, "x,y\n1,dog\n2,cat\n3,dog\n4,ant\n"), target="y")
-    assert typed.task == "multiclass" and typed.classes == ("ant", "cat", "dog") and typed.class_codes().tolist() == [2, 1, 2, 0]
-    assert any("2 classes have one row only ('ant', 'cat')" in note for note in typed.notes)
-    assert "one class only ('dog')" in problems_of(csv_file(tmp_path, "x,y\n1,dog\n2,dog\n"), target="y")
 
 
 @pytest.mark.parametrize(
@@ -267,30 +77,6 @@ def test_several_targets_are_numbers():
     assert torch.allclose(columns.decode_values(scaled), columns.targets(typed))
     assert "with several targets all are numbers" in problems_of({"x": [1.0, 2.0], "a": [1.0, 2.0], "b": ["u", "v"]}, target=["a", "b"])
     assert typed_of({"x": [1.0, 2.0, 4.0], "a": [0, 1, 1], "b": [1, 0, 1]}, target=["a", "b"]).task == "multilabel"
-
-
-def test_D6_spelling_variants_constants_copies_and_ids_are_told_by_name(tmp_path):
-    lines = ["id,word,copy,near,same,y"]
-    words = ["yes", "YES", "yes ", "maybe"]
-    lines += [f"{100 + number * 3},{words[number % 4]},{number * 0.5},{16777216 + number / 1000},k,{number * 0.5}" for number in range(24)]
-    typed = typed_of(csv_file(tmp_path, "\n".join(lines)), target="y")
-    text = "\n".join(typed.notes)
-    assert "'yes' (6) / 'YES' (6)" in text.replace("'YES' (6) / 'yes' (6)", "'yes' (6) / 'YES' (6)") and "'yes ' (6)" in text
-    assert "column 'copy' equals the target 'y'" in text
-    assert "column 'near' is constant in float32" in text
-    assert "an id" in typed.column("id").why and "constant" in typed.column("same").why
-
-
-def test_D6_a_counter_of_rows_is_left_out_and_can_be_used(tmp_path):
-    path = csv_file(tmp_path, "k,x\n" + "".join(f"{number},{number % 5}\n" for number in range(30)))
-    assert "counts the rows" in typed_of(path).column("k").why
-    assert "k" in typed_of(path, columns={"k": "number"}).inputs
-
-
-def test_D3_an_absent_target_is_named_with_near_names(tmp_path):
-    path = csv_file(tmp_path, "price,b\n1,2\n3,4\n")
-    assert "target 'prize': no such column; did you mean 'price'?" in problems_of(path, target="prize")
-    assert "drop 'c': no such column" in problems_of(path, drop=["c"])
 
 
 # --------------------------------------------------------------------------------------------------------------------------------- D7
@@ -479,13 +265,6 @@ def test_a_weight_is_a_column_of_numbers_not_below_zero():
     assert raw.numbers.shape == (1, 1) and raw.notes == ()
 
 
-def test_dropped_columns_stay_for_splitting_and_gaps_there_are_told():
-    typed = typed_of({"x": [1.0, 2.0, 4.0], "g": ["a", "b", "a"], "t": [1.0, None, 2.0]}, drop=["g", "t"])
-    assert typed.inputs == ["x"] and typed.split_values("g").tolist() == ["a", "b", "a"]
-    with pytest.raises(DataError, match=r"no value in 1 rows \(row 1\)"):
-        typed.split_values("t")
-
-
 # -------------------------------------------------------------------------------------------------------------------------------- JSON
 
 
@@ -528,51 +307,6 @@ def test_from_json_refuses_what_to_json_does_not_write(fitted):
     for content in (None, [], "x", 3):
         with pytest.raises(ArtifactError):
             Columns.from_json(content)
-
-
-# --------------------------------------------------------------------------------------------------------------------- fivestep check FILE
-
-
-def test_one_pass_over_a_file_tells_all_its_problems(tmp_path):
-    path = tmp_path / "bad.csv"
-    path.write_bytes(b"age,city,city,y\n1,Bonn,a,1\n2,Oslo\nold,Rom\xe9,b,3\n4,Bonn,c,\n5,Bonn,d,6\n")
-    report = inspect_file(path, target="y")
-    text = "\n".join(report.problems)
-    assert not report.ok and len(report.problems) == 5
-    for words in (
-        "'city' stands in the header",
-        "line 3 has 2 fields",
-        "is not UTF-8",
-        "column 'age', line 4: 'old'",
-        "target 'y' is missing in 1 of 4 rows (line 5)",
-    ):
-        assert words in text
-    assert "age" in str(report) and "5 problems" in str(report)
-
-
-def test_a_sound_file_is_reported_with_its_columns(tmp_path):
-    report = inspect_file(csv_file(tmp_path, "x,y\n1,2\n2,3\n4,7\n"), target="y")
-    assert report.ok and report.num_rows == 3 and report.columns["y"].use == "target" and "no problems" in str(report)
-    with pytest.raises(UsageError, match="delimiter"):
-        inspect_file(tmp_path / "data.csv", delimeter=";")
-
-
-def test_every_problem_of_the_catalogue_ends_with_a_way_out(tmp_path):
-    """Each refusal names an option or the command that repairs the file."""
-    samples = {
-        "a.csv": "x,y\n1,2\n?,3\n4,5\n", "b.csv": "x;y\n1;2\n", "c.csv": ",y\n1,2\n", "d.csv": "x,y\n1,2\nx,y\n3,4\n", "e.csv": "x,y\n1,\n2,3\n3,4\n", "f.csv": "x,e\n1,\n2,\n",
-        "g.csv": "x,y\n1e40,1\n2,2\n", "h.csv": 'x,y\n1,"a\n2,b\n',
-    }  # fmt: skip
-    for name, text in samples.items():
-        report = inspect_file(csv_file(tmp_path, text, name), target="y" if name == "e.csv" else None)
-        assert report.problems, name
-        for problem in report.problems:
-            assert re.search(r"[a-z_]+=\S|sed -i|tr -|Put a line", problem), problem
-
-
-def test_a_repeated_header_is_one_problem_and_not_a_stray_word_in_each_column(tmp_path):
-    report = inspect_file(csv_file(tmp_path, "x,y\n1,2\n3,4\nx,y\n5,9\n"))
-    assert len(report.problems) == 1 and report.num_rows == 3 and {line.kind for line in report.columns.lines} == {"number"}
 
 
 @settings(max_examples=150)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from fivestep import workflow
 from fivestep.data.data import Splits
-from fivestep.preparing import Session, prepare
+from fivestep.preparing import prepare
+from fivestep.session import Session
 from fivestep.train import epochs
 from fivestep.train.population import Member, Population
 

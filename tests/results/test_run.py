@@ -1,4 +1,4 @@
-"""A run: what stands in its folder, how looks at the test split are counted, and that every container and every way to the disk gives the same predictions."""
+"""A run: what stands in its folder, how looks at the test split are counted, and that every container gives the same predictions."""
 
 from __future__ import annotations
 
@@ -9,38 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
-from torch import nn
+from small_runs import PLAIN, Net, arrays, fit, table
 
 import fivestep as fs
-from fivestep.errors import ArtifactError, CannotCreateError, FivestepError, UsageError
-
-PLAIN = dict(quiet=True, device="cpu", checks=False)
-
-
-class Net(nn.Module):
-    def __init__(self, num_inputs: int, width: int = 5, num_outputs: int = 2):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(num_inputs, width), nn.BatchNorm1d(width), nn.Tanh(), nn.Linear(width, num_outputs))
-
-    def forward(self, x):
-        return self.layers(x)
-
-
-def arrays(rows: int = 40):
-    x = torch.randn(rows, 3, generator=torch.Generator().manual_seed(0))
-    return x, x[:, :1] * torch.tensor([1.0, 2.0])
-
-
-def table(rows: int = 40):
-    x = torch.randn(rows, 2, generator=torch.Generator().manual_seed(0))
-    kind = [["red", "green", "blue"][row % 3] for row in range(rows)]
-    return {"a": x[:, 0].double().numpy(), "b": x[:, 1].double().numpy(), "kind": kind, "y": (x[:, 0] * 30 + 100).double().numpy()}
-
-
-def fit(model=Net, splits=None, **settings):
-    return fs.fit(model, splits or fs.Data.arrays(*arrays()).split(seed=0), **(PLAIN | {"loss": "auto", "epochs": 2, "folder": None} | settings))
-
+from fivestep.errors import CannotCreateError, FivestepError, UsageError
 
 # -- the folder ------------------------------------------------------------------------------------------------------------------------------------------------
 
@@ -153,89 +125,6 @@ def test_probabilities_of_a_table_are_named():
     frame = run.predict({key: value for key, value in data.items() if key != "y"}, probabilities=True)
     assert set(frame) == {"y", "probability_no", "probability_yes"}
     assert np.allclose(frame["probability_no"] + frame["probability_yes"], 1) and set(frame["y"]) <= {"yes", "no"}
-
-
-def test_the_full_model_is_columns_model_and_unit():
-    run, (x, _) = fit(), arrays()
-    torch.testing.assert_close(run.full_model(x).float(), run.predict(x).float(), rtol=0, atol=1e-6)
-
-
-def test_the_full_model_of_two_inputs_takes_them_as_the_model_does():
-    class Two(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(3, 2)
-
-        def forward(self, left, right):
-            return self.layer(left) + right
-
-    x, y = arrays()
-    run = fit(Two, fs.Data.arrays({"left": x, "right": y}, y).split(seed=0))
-    torch.testing.assert_close(run.full_model(left=x, right=y).float(), run.predict({"left": x, "right": y}).float(), rtol=0, atol=1e-6)
-
-
-# -- to the disk and back --------------------------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_plain_weights_load_in_plain_torch(suffix, tmp_path):
-    run, (x, _) = fit(), arrays()
-    path = run.save(tmp_path / f"weights{suffix}")
-    model = Net(3)
-    model.load_state_dict(torch.load(path, weights_only=True) if suffix == ".pt" else load_file(path))
-    with torch.no_grad():
-        assert torch.equal(model.eval()(x), run.model.eval()(x))
-
-
-@pytest.mark.parametrize(
-    "model", [Net, lambda: Net(3, width=7), lambda: nn.Sequential(nn.LazyLinear(4), nn.Tanh(), nn.LazyLinear(2))], ids=["class", "function", "lazy"]
-)
-def test_a_users_model_is_loaded_with_model(model, tmp_path):
-    run, (x, _) = fit(model), arrays()
-    run.save(tmp_path / "m.fivestep")
-    with pytest.raises(UsageError, match="model="):
-        fs.load(tmp_path / "m.fivestep")
-    assert torch.equal(fs.load(tmp_path / "m.fivestep", model=model).predict(x), run.predict(x))
-    instance = model(3) if model is Net else model()
-    assert torch.equal(fs.load(tmp_path / "m.fivestep", model=instance).predict(x), run.predict(x))
-
-
-def test_another_model_is_refused(tmp_path):
-    fit().save(tmp_path / "m.fivestep")
-    with pytest.raises(ArtifactError, match="do not fit"):
-        fs.load(tmp_path / "m.fivestep", model=Net(3, width=8))
-
-
-def test_a_loaded_model_scores_new_data(tmp_path):
-    run, (x, y) = fit(), arrays()
-    run.save(tmp_path / "m.fivestep")
-    loaded = fs.load(tmp_path / "m.fivestep", model=Net)
-    assert loaded.evaluate((x, y))["mae"].value == pytest.approx(run.evaluate((x, y))["mae"].value)
-
-
-class Named(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(3, 2)
-
-    def forward(self, x):
-        return {"other": x, "main": self.layer(x)}
-
-
-def test_output_by_key_is_saved_and_a_function_is_told_of(tmp_path):
-    x, _ = arrays()
-    run = fit(Named, output="main")
-    run.save(tmp_path / "key.fivestep")
-    assert torch.equal(fs.load(tmp_path / "key.fivestep", model=Named).predict(x), run.predict(x))
-    fit(Named, output=lambda outputs: outputs["main"]).save(tmp_path / "function.fivestep")
-    with pytest.raises(UsageError, match="function"):
-        fs.load(tmp_path / "function.fivestep", model=Named)
-
-
-def test_a_folder_that_is_no_artifact_is_not_overwritten(tmp_path):
-    (tmp_path / "mine").mkdir()
-    with pytest.raises(CannotCreateError):
-        fit().save(tmp_path / "mine")
 
 
 def test_repr_and_report_card_say_what_was_kept():

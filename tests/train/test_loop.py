@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fivestep.data.batches import Batch
-from fivestep.model import losses
+from fivestep.model import loss_means
 from fivestep.train import loop
 
 
@@ -102,7 +102,7 @@ def test_a_sum_adds_up_without_shares():
 def test_parts_in_which_nothing_counts_are_left_out():
     labels = torch.tensor([-100, -100, 1, 0, -100])
     batch = Batch(torch.randn(5, 3), (labels,), None)
-    parts, shares = loop.split_batch(batch, 2, lambda part: losses.batch_weight(nn.CrossEntropyLoss(), part.targets))
+    parts, shares = loop.split_batch(batch, 2, lambda part: loss_means.batch_weight(nn.CrossEntropyLoss(), part.targets))
     assert [part.targets[0].tolist() for part in parts] == [[1, 0]] and shares == [1.0]
 
 
@@ -156,7 +156,7 @@ def test_the_loss_of_all_rows_does_not_depend_on_the_batching(sizes, loss):
     torch.manual_seed(4)
     model, x, y = nn.Linear(3, 2), torch.randn(11, 3), torch.arange(11) % 2
     batches = [Batch(a, (b,), None) for a, b in zip(x.split(sizes), y.split(sizes))]
-    value, kept = loop.evaluate(model, losses.feed(loss), batches, weigh=lambda batch: losses.batch_weight(loss, batch.targets), keep_outputs=True)
+    value, kept = loop.evaluate(model, loss_means.feed(loss), batches, weigh=lambda batch: loss_means.batch_weight(loss, batch.targets), keep_outputs=True)
     assert value == pytest.approx(float(loss(model(x), y)), rel=1e-5)
     torch.testing.assert_close(torch.cat(kept), model(x))
 

@@ -238,7 +238,7 @@ def check(
     as_json: AsJson = False,
 ) -> int:
     """All problems of a file in one pass; how each column is read."""
-    from fivestep.data.columns import inspect_file
+    from fivestep.data.file_report import inspect_file
 
     _, options, _, _ = put_together(config, set_)
     if not Path(file).exists():

@@ -20,7 +20,7 @@ from fivestep.checks.recording import last_operations, tensors_in
 from fivestep.checks.rules import Rule
 from fivestep.checks.subject import Subject
 from fivestep.data.batches import map_tensors
-from fivestep.model import losses
+from fivestep.model import loss_targets
 
 
 def rule_l01(subject: Subject, probe: Probe) -> Finding | None:
@@ -199,7 +199,7 @@ def rule_l06(subject: Subject, probe: Probe) -> Finding | None:
 def refused_by_the_loss(subject: Subject, probe: Probe) -> Finding | None:
     """L32: a loss of torch.nn raised at the first batch, and its contract says why. None for a loss of the user's own, whose words alone would be a guess."""
     targets = probe.batch[1]
-    problem = losses.shape_problem(subject.loss, probe.evaluation.picked, targets)
+    problem = loss_targets.shape_problem(subject.loss, probe.evaluation.picked, targets)
     if problem is None:
         return None
     target, fix = targets[0], "Change the model's last layer, the targets' shape or the loss, so that they fit."

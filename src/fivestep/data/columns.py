@@ -18,41 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fivestep.data.kinds import (
-    ColumnLine,
-    ColumnLines,
-    FileReport,
-    TypedColumn,
-    TypedTable,
-    class_labels,
-    class_texts,
-    examples_of,
-    inspect_file,
-    read_columns,
-    stray_problem,
-    stray_text,
-)
+from fivestep.data.column_lines import ColumnLine, ColumnLines, examples_of
 from fivestep.data.records import Limits, shown
+from fivestep.data.strays import stray_problem, stray_text
 from fivestep.data.tables import ReadOptions, Table, data_error, iter_tables, listed, near, origin_of, try_read
+from fivestep.data.typed_tables import TypedColumn, TypedTable, class_labels, class_texts
 from fivestep.data.values import TIMES, as_text, missing_mask, number_text, read_as
 from fivestep.errors import ArtifactError, DataError, UsageError
 
 if TYPE_CHECKING:
     import polars
-
-__all__ = [
-    "Columns",
-    "Encoder",
-    "FileReport",
-    "InputColumn",
-    "LeftOutColumn",
-    "RawRows",
-    "TargetColumn",
-    "TypedColumn",
-    "TypedTable",
-    "inspect_file",
-    "read_columns",
-]
 
 FORMAT = 1
 UNKNOWN, MISSING_CODE, FIRST_CODE = 0, 1, 2  # codes of a category: not in the vocabulary; missing; then the vocabulary in order
@@ -158,6 +133,7 @@ class TargetColumn:
 class Columns:
     """Everything that turns rows into a model's inputs and outputs into values; fitted by `Columns.fit`, frozen, JSON and back to the bit.
 
+    >>> from fivestep.data.kinds import read_columns
     >>> typed = read_columns({"age": [20.0, 40.0, None], "city": ["Bonn", "Oslo", "Bonn"], "price": [1.0, 2.0, 4.0]}, target="price")
     >>> columns = Columns.fit(typed, [0, 1, 2], categories="onehot", scale_target=True)
     >>> columns.input_names

@@ -71,7 +71,7 @@ class Data:
         "codes" (for embeddings); "auto" is one-hot, but that `model="auto"` takes codes where there are very many categories; `units` ({"price": "USD"}) stand on the
         axes of plots and beside scores. Raises DataError with every problem of the file, each with the option that accepts it.
         """
-        from fivestep.data.columns import read_columns
+        from fivestep.data.kinds import read_columns
         from fivestep.data.tables import near, read_table
 
         columns = dict(columns or {})

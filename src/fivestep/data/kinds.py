@@ -1,23 +1,23 @@
 """What each column of a table means: number, boolean, category, date, datetime, time; or left out, with the reason.
 
-Enters: a `Table`, the names of target and weight, overrides. Leaves: a `TypedTable` (float64 numbers with NaN for missing, text for categories), or one
-`DataError` with all problems. The deciding choice: a kind is decided on all rows, and one stray word in a number column is an error that names it, never a
-quiet change to text. Nothing is fitted here: no mean, no vocabulary (`columns` does that, on training rows).
+Enters: a `Table`, the names of target and weight, overrides. Leaves: a `TypedTable`, or one `DataError` with all problems. The deciding
+choice: a kind is decided on all rows, and one stray word in a number column is an error that names it, never a quiet change to text. Nothing is fitted here: no
+mean, no vocabulary (`columns` does that, on training rows).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from fivestep.data.column_lines import examples_of
 from fivestep.data.records import Limits, shown
-from fivestep.data.tables import ReadOptions, Table, data_error, listed, near, origin_of, try_read, unknown_columns
+from fivestep.data.strays import decimal_problem, stray_problem
+from fivestep.data.tables import ReadOptions, Table, data_error, listed, near, unknown_columns
+from fivestep.data.typed_tables import TypedColumn, TypedTable
 from fivestep.data.values import (
     DAYS,
     FALSE,
@@ -34,233 +34,14 @@ from fivestep.data.values import (
     read_as,
     times_of,
 )
-from fivestep.errors import DataError, UsageError
+from fivestep.errors import UsageError
 
 if TYPE_CHECKING:
     import polars
 
-THOUSANDS = r"^[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?$"
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 CLOCK = r"([0-9]{1,2}):([0-9]{2})(?::([0-9]{2}(?:\.[0-9]+)?))?"
-STAND_INS = (
-    "?",
-    "-",
-    "--",
-    ".",
-    "*",
-    "x",
-    "unknown",
-    "missing",
-    "n.a.",
-    "nil",
-    "inf",
-    "-inf",
-    "infinity",
-    "-infinity",
-    "+inf",
-    "blank",
-    "no data",
-    "not available",
-)
 LEAST_ROWS = 20  # with fewer rows "every value differs" and "counts up by one" are chance
-
-
-@dataclass(frozen=True, eq=False)
-class TypedColumn:
-    """One column with its meaning. `values`: float64 with NaN for missing (numbers; booleans as 0 and 1; dates as seconds since 1970, times since midnight), or
-    polars text with null for missing (categories and text). `use`: "input", "target", "weight" or "left out"; `why` gives the reason for the last."""
-
-    name: str
-    kind: str
-    use: str
-    values: Any
-    num_missing: int
-    why: str = ""
-    form: str = ""  # how a date is written ("%d/%m/%Y"); "integer", "boolean" or "text" for a target's labels
-    examples: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        return f"TypedColumn({self.name!r}, {self.kind}, {self.use}{': ' + self.why if self.why else ''}, {self.num_missing} missing)"
-
-
-@dataclass(frozen=True, eq=False)
-class TypedTable:
-    """A table whose columns have a meaning. `rows` are positions in the table that was read (all, unless rows without target were dropped)."""
-
-    columns: tuple[TypedColumn, ...]
-    table: Table
-    rows: np.ndarray
-    targets: tuple[str, ...] = ()
-    weight: str | None = None
-    task: str | None = None
-    notes: tuple[str, ...] = ()
-    without_target: str = "refuse"
-    limits: Limits = field(default_factory=Limits)
-
-    @property
-    def num_rows(self) -> int:
-        return self.table.num_rows
-
-    def __len__(self) -> int:
-        return self.num_rows
-
-    @property
-    def names(self) -> list[str]:
-        return [column.name for column in self.columns]
-
-    @property
-    def inputs(self) -> list[str]:
-        """Names of the columns that a model sees."""
-        return [column.name for column in self.columns if column.use == "input"]
-
-    @property
-    def origin(self) -> str:
-        return self.table.origin
-
-    @property
-    def fingerprint(self) -> str:
-        return self.table.fingerprint
-
-    @property
-    def options(self) -> ReadOptions:
-        return self.table.options
-
-    def column(self, name: str) -> TypedColumn:
-        """One column by name, used or left out; a name that is not there is a `DataError` with near names."""
-        for column in self.columns:
-            if column.name == name:
-                return column
-        raise DataError(f"no column {name!r} in {self.origin}{near(name, self.names)}")
-
-    def values(self, name: str) -> np.ndarray:
-        """A column as numpy: float64 with NaN, or an object array of str with None; for splitting by group, time or class."""
-        values = self.column(name).values
-        return values if isinstance(values, np.ndarray) else np.array([*values.to_list(), None], dtype=object)[:-1]
-
-    def weights(self, rows: Any = None) -> Tensor | None:
-        """The weight column of these rows (None: all) as float64, or None where there is none."""
-        if self.weight is None:
-            return None
-        values = self.values(self.weight)
-        return torch.from_numpy(values if rows is None else values[np.asarray(rows, dtype=np.int64)])
-
-    def place(self, row: int) -> str:
-        return self.table.place(row)
-
-    def take(self, rows: Any) -> TypedTable:
-        """The rows at these positions, in this order, with the same meaning."""
-        rows = np.asarray(rows, dtype=np.int64)
-        columns = []
-        for column in self.columns:
-            values = column.values[rows]
-            columns.append(replace(column, values=values, num_missing=count_missing(values)))
-        return replace(self, columns=tuple(columns), table=self.table.take(rows), rows=self.rows[rows])
-
-    @property
-    def _class_texts(self) -> list[str] | None:
-        """The classes of the target as text, in the order of their codes."""
-        if self.task not in ("binary", "multiclass"):
-            return None
-        return class_texts(self.column(self.targets[0]))
-
-    @property
-    def classes(self) -> tuple[str | bool | int, ...] | None:
-        """The labels of the target in the order of their codes (all rows); None where numbers are predicted."""
-        texts = self._class_texts
-        return None if texts is None else class_labels(texts, self.column(self.targets[0]).form)
-
-    def class_codes(self) -> np.ndarray:
-        """The code of each row's class, int64 (n,); for a split that keeps the classes' shares."""
-        texts = self._class_texts
-        if texts is None:
-            raise UsageError("the target is not classes")
-        codes = {text: code for code, text in enumerate(texts)}
-        return np.array([codes[text] for text in self.values(self.targets[0])], dtype=np.int64)
-
-    def split_values(self, name: str) -> np.ndarray:
-        """A column to split by (group, time, class): every row needs a value. Dropped columns can be used, too."""
-        values = self.values(name)
-        missing = missing_mask(self.column(name).values)
-        if missing.any():
-            where = self.table.places(np.flatnonzero(missing))
-            raise DataError(
-                f"column {name!r} has no value in {int(missing.sum()):,} rows ({where}), so these cannot be put on a side; fill "
-                "them, or split by another column"
-            )
-        return values if values.dtype.kind == "f" else values.astype(str)
-
-    def describe(self) -> ColumnLines:
-        """What each column is taken for, one line each."""
-        return ColumnLines(tuple(ColumnLine(column.name, column.kind, _use_text(column), column.num_missing, column.examples) for column in self.columns))
-
-    def __repr__(self) -> str:
-        return f"TypedTable({self.origin}: {self.num_rows:,} rows; {len(self.inputs)} inputs, target {', '.join(self.targets) or 'none'})"
-
-
-@dataclass(frozen=True)
-class ColumnLine:
-    """One column as it is shown: its name and kind, how it is used or why it is left out, how many values are missing, a few examples."""
-
-    name: str
-    kind: str
-    use: str
-    num_missing: int
-    examples: tuple[str, ...] = ()
-
-
-class ColumnLines(str):
-    """The table of columns as text, ready to print; `.lines` holds its rows, `["age"]` the row of one column."""
-
-    lines: tuple[ColumnLine, ...]
-
-    def __new__(cls, lines: Sequence[ColumnLine]) -> ColumnLines:
-        head = ("column", "kind", "use", "missing", "examples")
-        cells = [head, *((_bare(line.name, 32), line.kind, line.use, f"{line.num_missing:,}", ", ".join(line.examples)) for line in lines)]
-        widths = [min(max(len(row[at]) for row in cells), 100) for at in range(4)]
-        table = super().__new__(cls, "\n".join("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[4]]).rstrip() for row in cells))
-        table.lines = tuple(lines)
-        return table
-
-    def __getitem__(self, name: Any) -> Any:
-        return {line.name: line for line in self.lines}[name] if isinstance(name, str) else super().__getitem__(name)
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        from fivestep import displays
-
-        rows = [(line.name, line.kind, line.use, line.num_missing, ", ".join(line.examples)) for line in self.lines]
-        return displays.table(rows, ("column", "kind", "use", "missing", "examples"))
-
-
-@dataclass(frozen=True)
-class FileReport:
-    """All that one pass over a file tells: its columns, notes, and every problem. Nothing is raised for what stands in the file."""
-
-    path: str
-    num_rows: int
-    columns: ColumnLines
-    notes: tuple[str, ...]
-    problems: tuple[str, ...]
-    fingerprint: str
-
-    @property
-    def ok(self) -> bool:
-        return not self.problems
-
-    def __str__(self) -> str:
-        parts = [f"{self.path}: {self.num_rows:,} rows, {len(self.columns.lines)} columns"]
-        if self.columns.lines:
-            parts.append(str(self.columns))
-        if self.notes:
-            parts.append("notes\n" + "\n".join(f"  - {note}" for note in self.notes))
-        parts.append(
-            f"{len(self.problems)} problem{'s' * (len(self.problems) != 1)}\n" + "\n".join(f"  - {text}" for text in self.problems)
-            if self.problems
-            else "no problems"
-        )
-        return "\n\n".join(parts)
 
 
 def read_columns(
@@ -288,29 +69,6 @@ def read_columns(
     if problems:
         raise data_error(table.origin, problems)
     return typed
-
-
-def inspect_file(path: Any, target: str | Sequence[str] | None = None, *, limits: Limits | None = None, **options: Any) -> FileReport:
-    """Everything that one pass over a file can tell (`fivestep check FILE`): columns, notes, and all problems at once.
-
-    `options` are those of `read_table` and `read_columns`. Raises only for arguments that mean nothing and for a file that is not there.
-    """
-    reading = {name: options.pop(name) for name in ("delimiter", "encoding", "decimal", "quote") if name in options}
-    missing, columns = options.pop("missing", None), options.pop("columns", None)
-    arguments = {"drop": (), "without_target": "refuse", "weight": None}
-    unknown = [name for name in options if name not in arguments]
-    if unknown:
-        names = [*arguments, "delimiter", "encoding", "decimal", "quote", "missing", "columns"]
-        raise UsageError(f"{unknown[0]!r} is no option of reading a file{near(unknown[0], names).replace('its columns', 'the options')}")
-    read_options = ReadOptions(columns or {}, None if missing is None else tuple([missing] if isinstance(missing, str) else missing), **reading)
-    table, problems = try_read(path, read_options, limits or Limits())
-    if table is None:
-        return FileReport(origin_of(path), 0, ColumnLines(()), (), tuple(problems), "")
-    arguments.update(options)
-    if problems and table.num_rows == 0:  # nothing is left to look at
-        return FileReport(table.origin, 0, ColumnLines(()), table.notes, tuple(problems), table.fingerprint)
-    typed, more = try_columns(table, target, arguments["drop"], None, None, None, arguments["without_target"], arguments["weight"], limits or Limits())
-    return FileReport(table.origin, table.num_rows, typed.describe(), typed.notes, (*problems, *more), table.fingerprint)
 
 
 def try_columns(
@@ -395,29 +153,6 @@ def try_columns(
 def _named(targets: Sequence[str], dropped: set[str], weight: str | None) -> list[tuple[str, str]]:
     """Each name that an argument speaks of, with the argument."""
     return [*(("target", name) for name in targets), *(("drop", name) for name in sorted(dropped)), *([("weight", weight)] if weight is not None else [])]
-
-
-def class_texts(column: TypedColumn) -> list[str]:
-    """The classes of a target as text, in the order of their codes: whole numbers by value, else by letter."""
-    texts = column.values.drop_nulls().unique().to_list()
-    return sorted(texts, key=int) if column.form == "integer" else sorted(texts)
-
-
-def class_labels(texts: Sequence[str], form: str) -> tuple[str | bool | int, ...]:
-    """The labels as they are given back: what the file or frame held."""
-    return tuple(int(text) if form == "integer" else text == "true" if form == "boolean" else text for text in texts)
-
-
-def _bare(value: Any, length: int) -> str:
-    """A value without quotes, where it is text that has neither blanks at its ends nor anything that must be escaped."""
-    plain = isinstance(value, str) and value.isprintable() and value == value.strip() and value != ""
-    if not plain:
-        return shown(value, length)
-    return value if len(value) <= length else value[: length - 1] + "…"
-
-
-def _use_text(column: TypedColumn) -> str:
-    return f"left out: {column.why}" if column.use == "left out" else column.use
 
 
 # ------------------------------------------------------------------------------------------------------------------------ deciding
@@ -683,7 +418,7 @@ def _kind_of_text(table: Table, name: str, series: polars.Series, asked: str, fo
         stray_texts = set(strays)
         rows = np.flatnonzero(series.str.strip_chars().is_in(list(stray_texts)).to_numpy())
         return "number", "", [stray_problem(table, name, "number", rows, "")]
-    decimal = _decimal_problem(table, name, texts, counts, total)
+    decimal = decimal_problem(table, name, texts, counts, total)
     if decimal:
         return "number", "", [decimal]
     dates = np.zeros(len(texts), bool)
@@ -713,72 +448,6 @@ def _day_form(texts: polars.Series, name: str, problems: list[str]) -> str:
             f'columns={{{name!r}: "date:{fitting[0]}"}} or columns={{{name!r}: "date:{fitting[1]}"}}'
         )
     return fitting[0] if fitting else ""
-
-
-def _decimal_problem(table: Table, name: str, texts: polars.Series, counts: np.ndarray, total: float) -> str:
-    other, option = (NUMBER_COMMA, '","') if table.options.decimal == "." else (NUMBER, '"."')
-    fits = texts.str.contains(other).to_numpy()
-    grouped = texts.str.contains(THOUSANDS).to_numpy()
-    plain = texts.str.contains(NUMBER).to_numpy()
-    series = table.column(name)
-    if counts[fits].sum() >= 0.9 * total and not (grouped[~plain]).all():
-        row = _first_row(series, texts.filter(_mask(fits & ~plain))[0]) if (fits & ~plain).any() else 0
-        return f"column {name!r}, {table.place(row)}: {shown(series[row])} looks like a number written with another decimal sign: decimal={option}"
-    if counts[grouped | plain].sum() >= 0.9 * total and grouped.any() and table.options.decimal == ".":
-        row = _first_row(series, texts.filter(_mask(grouped))[0])
-        return (
-            f"column {name!r}, {table.place(row)}: {shown(series[row])} groups its digits by thousands, or has a decimal comma; no guess is made. "
-            f'Write it without the comma, or decimal="," where the comma is the decimal sign, or columns={{{name!r}: "category"}}'
-        )
-    return ""
-
-
-def _mask(values: np.ndarray) -> polars.Series:
-    import polars
-
-    return polars.Series(values)
-
-
-def _first_row(series: polars.Series, text: str) -> int:
-    return int((series.str.strip_chars() == text).arg_max() or 0)
-
-
-def stray_problem(table: Table, name: str, kind: str, rows: np.ndarray, form: str) -> str:
-    """One text for values that do not fit their column: the first with its line, how many, and the option that accepts them."""
-    import polars
-
-    series = table.column(name)
-    text = stray_text(table, name, kind, rows, form)
-    if series.dtype != polars.String:
-        if kind == "number" and series.dtype.is_float():
-            return f"{text}; it would make every loss infinite. Replace it by null, or drop=[{name!r}]"
-        return f"{text} (the column holds {series.dtype}); convert the column, or drop=[{name!r}]"
-    words = series[rows].head(1000).str.strip_chars().unique(maintain_order=True)
-    if kind == "number":
-        decimal = _decimal_problem(table, name, words, np.ones(len(words)), len(words))
-        if decimal and not words.str.to_lowercase().is_in(list(STAND_INS)).all():
-            return decimal + (f" ({len(rows):,} such values)" if len(rows) > 1 else "")
-        if words.str.contains("^[+-]?(?:[0-9]+_[0-9_]*|0[xXbBoO][0-9a-fA-F]+)$").any():
-            text += ". Numbers are written [+-]digits[.digits][e+-digits], without underscores and in base ten"
-    stand_ins = words.str.to_lowercase().is_in(list(STAND_INS)).all()
-    other = f'columns={{{name!r}: "category"}}' if len(words) <= 20 else f'columns={{{name!r}: "text"}} (left out) or "category"'
-    if len(words) == 1 or (len(words) <= 3 and stand_ins):
-        tokens = ", ".join(f'"{word}"' for word in sorted(words.to_list()))
-        return f'{text}. If it means "no value": missing=[{tokens}]; if the column is no {kind}: {other}'
-    return f'{text}. Correct the values; or, if the column is no {kind}: {other}; or, if they mean "no value": missing=["{words[0]}", …]'
-
-
-def stray_text(table: Table, name: str, kind: str, rows: np.ndarray, form: str) -> str:
-    """What `stray_problem` found, without its advice."""
-    found = table.column(name)[rows]
-    values = found.head(1000).unique(maintain_order=True).to_list()
-    written = f" (dates here are written {form})" if kind in ("date", "datetime") and form else ""
-    text = f"column {name!r}, {table.place(int(rows[0]))}: {shown(values[0])} is no {kind}{written}"
-    if len(rows) > 1:
-        text += f"; {len(rows):,} such values ({table.places(rows)})"
-    if len(values) > 1:
-        text += f", {len(values)} different ones ({', '.join(shown(value, 20) for value in values[:3])}{', …' if len(values) > 3 else ''})"
-    return text
 
 
 def _sounds_like_id(name: str) -> bool:
@@ -867,23 +536,3 @@ def _copies_of_target(typed: TypedTable) -> list[str]:
 
 def _show_number(value: float) -> str:
     return repr(int(value)) if value == int(value) and abs(value) < 1e15 else repr(float(value))
-
-
-LONG_DECIMAL = re.compile(r"[+-]?\d*\.\d+(e[+-]?\d+)?", re.IGNORECASE)
-
-
-def examples_of(series: polars.Series, options: ReadOptions, rows: np.ndarray | None = None) -> tuple[str, ...]:
-    """Up to three different values from the first of these rows (None: all), as they are written; decimals that are longer than a table has room for, to six digits."""
-    found: list[str] = []
-    tokens = missing_tokens(options)
-    for value in (series.head(100) if rows is None else series[rows[:100]]).to_list():
-        if value is None or value != value or (isinstance(value, str) and value.strip() in tokens):
-            continue
-        text = _bare(value, 24)
-        if len(text) > 10 and LONG_DECIMAL.fullmatch(text):
-            text = f"{float(text):.6g}"
-        if text not in found:
-            found.append(text)
-        if len(found) == 3:
-            break
-    return tuple(found)

@@ -1,7 +1,7 @@
 """From a file, frame or dict of arrays to a `Table`: named columns, nothing decided yet about what they mean.
 
 Enters: the path of a CSV, TSV or Parquet file, a polars or pandas frame, anything that speaks Arrow, or a dict of arrays, lists or tensors. Leaves: a
-`Table`, or one `DataError` whose `.problems` hold all that is wrong. The deciding choice: a text file's fields stay text here (`columns` decides on all rows
+`Table`, or one `DataError` whose `.problems` hold all that is wrong. The deciding choice: a text file's fields stay text here (`kinds` decides on all rows
 what they are), its structure is found by `records`, and polars only cuts out the strings of rows that are known to fit the header.
 """
 

@@ -19,7 +19,9 @@ from fivestep import workflow
 from fivestep.data.batches import tensors_of
 from fivestep.experiments.memory import Allocations, available_bytes
 from fivestep.feeding import evaluation_batches, evaluation_rows, weigher
-from fivestep.preparing import Session, choose_device, prepare
+from fivestep.fit_arguments import choose_device
+from fivestep.preparing import prepare
+from fivestep.session import Session
 from fivestep.settings import record
 from fivestep.train import loop
 from fivestep.train.population import Member, Population, Validation

@@ -30,10 +30,10 @@ from fivestep.experiments.pruning import Halving, Prune
 from fivestep.experiments.stacking import Group, Job
 from fivestep.experiments.training import Task, train_group
 from fivestep.experiments.trials import Trial, fit_in, job_name, objects_of, reopened
+from fivestep.fit_arguments import asked_settings
 from fivestep.locks import Lock
 from fivestep.model import metrics as scoring
 from fivestep.model.building import nearest
-from fivestep.preparing import asked_settings
 from fivestep.results import comparison_report, runs
 from fivestep.results.comparing import (
     Comparison,

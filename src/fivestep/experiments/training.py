@@ -21,8 +21,8 @@ from fivestep.experiments.pruning import Halving, Prune
 from fivestep.experiments.stack_checkpoints import StackKeeper
 from fivestep.experiments.stacking import Group, Job, session_of, share_rows, shared_validation
 from fivestep.experiments.trials import Trial, curve_of, fit_job, trial_of
-from fivestep.preparing import Session
 from fivestep.results.measuring import measure, measure_all
+from fivestep.session import Session
 from fivestep.train.population import Member, Population
 from fivestep.train.signals import Listener
 from fivestep.train.tracing import Unstackable, out_of_memory

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -109,6 +110,20 @@ def make_units(num_rows: int, *, groups: Tensor | None = None, times: Tensor | b
     if together > 1:
         code, num_times, length = code // together, math.ceil(num_times / together), max(1, round(length / together))
     return Units("blocks of time", num_rows, num_times, num_blocks, code, length)
+
+
+def group_codes(values: Any) -> Any:
+    """Any group labels as int64 codes."""
+    if values is None:
+        return None
+    import numpy
+
+    return torch.as_tensor(numpy.unique(numpy.asarray(values), return_inverse=True)[1].astype("int64"))
+
+
+def time_order(values: Any) -> Tensor | None:
+    """Times of any kind as int64 ranks, for resampling in blocks."""
+    return group_codes(values)
 
 
 def _bucketed(kind: str, num_rows: int, num_units: int, code: Tensor | None, seed: int, most: int) -> Units:

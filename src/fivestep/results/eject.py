@@ -1,6 +1,6 @@
 """A run as one readable script that needs torch and the table reader only, and ends in the same weights, bit for bit on the CPU.
 
-Enters: what a run was prepared from (the `Session` of `preparing.py`) and the hash of its weights. Leaves: the script, and beside it what it reads: the user's
+Enters: what a run was prepared from (the `Session` of `session.py`) and the hash of its weights. Leaves: the script, and beside it what it reads: the user's
 own module file, arrays as .npy, `initial.safetensors` where the start cannot be built again. The decision that shaped it: text is written for this run alone,
 so it holds no `if` for what is off; and what cannot be written truly is refused by name, before the run (`obstacles`) and here.
 """

@@ -183,7 +183,7 @@ def table_text(script: Script, prepared: Any, names: Names, tried: Tried, parts:
     if len(datas) > 1:
         import polars
 
-        from fivestep.data.columns import read_columns
+        from fivestep.data.kinds import read_columns
         from fivestep.data.tables import Table
 
         frames = [data.typed.table.frame for data in datas]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fivestep import seeds
 from fivestep.data.augmenting import ShiftAndFlip
 from fivestep.data.batches import map_tensors, tensors_of
-from fivestep.model import losses, models
+from fivestep.model import loss_means, losses, models
 from fivestep.model.weights import same_bits
 from fivestep.results.eject_code import WIDTH, Script, call, constructor, literal, refuse, source_with_needs
 from fivestep.results.eject_data import Names, use_derive, use_generator
@@ -124,7 +124,7 @@ def returns_pair(prepared: Any) -> bool:
     source = prepared.encoded["train"]
     _, targets, weights = source.take(torch.arange(min(len(source), 2)))
     with seeds.restored(0), torch.no_grad():
-        value = losses.feed(prepared.loss, weighted=weights is not None)(sample_outputs(prepared), targets, *(() if weights is None else (weights,)))
+        value = loss_means.feed(prepared.loss, weighted=weights is not None)(sample_outputs(prepared), targets, *(() if weights is None else (weights,)))
     return isinstance(value, tuple)
 
 
@@ -154,7 +154,8 @@ def ignored_labels(prepared: Any) -> bool:
     if kind is None or kind.mean_over != "labels":
         return False
     return any(
-        not source.targets[0].is_floating_point() and not bool(losses._counted(prepared.loss, source.targets[0]).all()) for source in prepared.encoded.values()
+        not source.targets[0].is_floating_point() and not bool(losses.counted_labels(prepared.loss, source.targets[0]).all())
+        for source in prepared.encoded.values()
     )
 
 

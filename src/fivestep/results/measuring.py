@@ -17,8 +17,8 @@ from fivestep.errors import UsageError
 from fivestep.model import metrics as scoring
 from fivestep.model.evidence import Evidence
 from fivestep.model.formulas import DEFAULTS, LOSS, Metric
-from fivestep.model.resampling import Units, make_units
-from fivestep.results.run import Run, group_codes, time_order
+from fivestep.model.resampling import Units, group_codes, make_units, time_order
+from fivestep.results.run import Run
 
 SAMPLES = 1000
 

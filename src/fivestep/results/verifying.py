@@ -23,7 +23,7 @@ from fivestep.model.scores import Scores
 from fivestep.quoting import printable
 from fivestep.results import artifact as artifacts
 from fivestep.results import runs
-from fivestep.results.run import Model
+from fivestep.results.model import Model
 from fivestep.settings import Settings
 from fivestep.train import checkpoints
 

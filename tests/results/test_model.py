@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -90,3 +92,13 @@ def test_the_full_model_of_two_inputs_takes_them_as_the_model_does():
     x, y = arrays()
     run = fit(Two, fs.Data.arrays({"left": x, "right": y}, y).split(seed=0))
     torch.testing.assert_close(run.full_model(left=x, right=y).float(), run.predict({"left": x, "right": y}).float(), rtol=0, atol=1e-6)
+
+
+def test_i05_categories_that_training_did_not_have_are_told_aloud(tmp_path):
+    table = {"city": ["Bern", "Chur", "Genf"] * 20, "x": [float(number) for number in range(60)], "y": [float(number % 7) for number in range(60)]}
+    run = fs.fit("linear", fs.Data.table(table, target="y").split(), epochs=1, folder=None, quiet=True, checks=False)
+    with pytest.warns(UserWarning, match=r"column 'city': 2 of 3 values are categories that training did not have \('bern', 'Basel'; first"):
+        run.predict({"city": ["bern", "Chur", "Basel"], "x": [1.0, 2.0, 3.0]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run.predict({"city": ["Bern", "Chur"], "x": [1.0, 2.0]})

@@ -1,4 +1,4 @@
-"""Rules on rows that come in for prediction: do they lie where the training rows lay (`check_prediction_rows`), and did training have their levels (`check_categories`)?
+"""Rules on arrays that come in for prediction: do they lie where the training rows lay? (Of tables `data/columns.py` tells, value by value.)
 
 Enters: the rows, and what was kept of the training rows. Leaves: findings. The decision that shaped it: a few numbers for each column are kept
 (`TrainingStatistics`), not rows, so that whoever holds them needs no training data.
@@ -6,7 +6,7 @@ Enters: the rows, and what was kept of the training rows. Leaves: findings. The 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,22 +99,6 @@ def better_order(rows: numpy.ndarray, mean: numpy.ndarray, deviation: numpy.ndar
     return order if max(costs) < 0.5 and order != list(range(len(mean))) else None
 
 
-def check_categories(known: Mapping[str, Sequence[Any]], rows: Mapping[str, Sequence[Any]], *, ignore: Sequence[str] = ()) -> list[Finding]:
-    """I05 for each column with levels that training did not have. `known` holds the levels, `rows` the values asked for, by column."""
-    found = []
-    for name, levels in known.items():
-        if name not in rows or "I05" in ignore:
-            continue
-        allowed = set(map(str, levels))
-        new = sorted({str(value) for value in rows[name] if value is not None} - allowed)
-        if new:
-            found.append(Finding(
-                "I05", "warning", f"'{name}' has {len(new)} level(s) that training did not have: {', '.join(new[:5])}.", {"column": name, "levels": new[:20]},
-                "Nothing was learnt about them.", "Map them to known levels; look for spelling.",
-            ))  # fmt: skip
-    return found
-
-
 @dataclass(frozen=True)
 class TrainingStatistics:
     """What the training rows looked like, column by column: float64 arrays (columns,). `steady` are columns whose mean and spread mean something."""
@@ -126,16 +110,6 @@ class TrainingStatistics:
     steady: numpy.ndarray
     names: tuple[str, ...] = ()
     axes: int = 2
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            key: value.tolist() if isinstance(value, numpy.ndarray) else value if isinstance(value, int) else list(value) for key, value in vars(self).items()
-        }
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> TrainingStatistics:
-        arrays = {key: numpy.asarray(record[key], dtype=bool if key == "steady" else numpy.float64) for key in ("mean", "deviation", "least", "most", "steady")}
-        return cls(**arrays, names=tuple(record["names"]), axes=int(record.get("axes", 2)))
 
 
 def training_statistics(subject: Subject) -> TrainingStatistics | None:

@@ -1,4 +1,4 @@
-"""Rules on a model that was saved and loaded (`check_saved`) or resumed (`check_resumed`): is it still the one that was trained?
+"""The rule on a model that was saved and loaded: is it still the one that was trained?
 
 Plain modules and numbers enter, findings leave. The decision that shaped it: outputs are compared, since what `state_dict` leaves out shows only there.
 """
@@ -55,14 +55,6 @@ def check_saved(fresh: nn.Module, trained: nn.Module, inputs: Any, *, run: Calla
         {"difference": away, "attributes": plain}, "A part of what was learnt stands in plain attributes, which state_dict does not hold: it is lost when the model is saved.",
         f"self.register_buffer('{plain[0] if plain else 'mean'}', ...) for tensors; for settings, the constructor's arguments.",
     )]  # fmt: skip
-
-
-def check_resumed(loss_at_save: float, loss_at_resume: float) -> list[Finding]:
-    """P04 where the first loss after resuming is over 1.5 times the last one before."""
-    if loss_at_save > 0 and loss_at_resume > 1.5 * loss_at_save:
-        return [Finding("P04", "warning", f"The loss was {loss_at_save:.4g} when saved and is {loss_at_resume:.4g} after resuming.", {"saved": loss_at_save, "resumed": loss_at_resume},
-                        "Optimizer, schedule or statistics were not restored.", "resume(folder) restores all of them.")]  # fmt: skip
-    return []
 
 
 def changed_attributes(fresh: nn.Module, trained: nn.Module) -> list[str]:

@@ -71,7 +71,7 @@ def check_scores(
                 ))  # fmt: skip
                 break
     if gives_classes(subject, output, labels):
-        found += one_class(name, predicted, labels)
+        found += one_class(name, predicted, labels, subject.classes)
     if train_accuracy is not None and (swap := label_swap(name, predicted, labels, train_accuracy)) is not None:
         found.append(swap)
     return [finding for finding in found if finding.code not in ignore]
@@ -86,22 +86,25 @@ def gives_classes(subject: Subject, output: Tensor, labels: numpy.ndarray) -> bo
     return 1 < width == int(labels.max()) + 1
 
 
-def one_class(name: str, predicted: numpy.ndarray, labels: numpy.ndarray) -> list[Finding]:
+def one_class(name: str, predicted: numpy.ndarray, labels: numpy.ndarray, classes: Sequence[Any] | None = None) -> list[Finding]:
     """E13 where all rows are given one class and there are several. Where it is the most frequent a note: with a weak relation no other answer is more often right.
 
     Otherwise a warning: always answering the most frequent class would score better, by a tenth of the rows and three standard errors of a share.
     """
-    names, counts = numpy.unique(labels, return_counts=True)
-    if len(names) < 2 or len(numpy.unique(predicted)) > 1:
+    numbers, counts = numpy.unique(labels, return_counts=True)
+    if len(numbers) < 2 or len(numpy.unique(predicted)) > 1:
         return []
-    answer, most = int(predicted[0]), names[counts.argmax()]
+    answer, most = int(predicted[0]), int(numbers[counts.argmax()])
+    called, largest_called = (repr(classes[number]) if classes is not None and 0 <= number < len(classes) else str(number) for number in (answer, most))
     share, largest = float((labels == answer).mean()), float(counts.max() / len(labels))
     worse = largest - share > 0.1 + 3 * math.sqrt(0.25 / len(labels))
-    beside = f", which {share:.0%} of them have" + (f"; the most frequent one, {most}, have {largest:.0%}" if answer != most else ", more than any other")
+    beside = f", which {share:.0%} of them have" + (
+        f"; the most frequent one, {largest_called}, have {largest:.0%}" if answer != most else ", more than any other"
+    )
     return [
         Finding(
-            "E13", "warning" if worse else "note", f"All {len(labels)} {name} rows are given class {answer}{beside}.",
-            {"split": name, "class": answer, "share": share, "most": int(most), "largest": largest},
+            "E13", "warning" if worse else "note", f"All {len(labels)} {name} rows are given class {called}{beside}.",
+            {"split": name, "class": answer, "share": share, "most": most, "largest": largest},
             "The model tells no class from another: every score is that of a constant answer.",
             "Look at the training loss beside that of a constant (T04), at class weights, and at whether the rows are prepared as in training; "
             "with a rare class, choose by its probability (run.predict(rows, probabilities=True)) in place of the largest.",

@@ -174,7 +174,7 @@ ENTRIES = (
     Rule("P01", "State in plain attributes", "after", "warning", "state_dict does not hold it: the loaded model predicts something else.", "self.mean = x.mean(0)", "self.register_buffer('mean', ...)"),
     Rule("P02", "Weights loaded by half", "data", "warning", "strict=False passes over names that do not match.", "load_state_dict(w, strict=False)  # 'module.' prefix", "strict=True"),
     Rule("P03", "best = state_dict() without a copy", "never", "error", "The best weights are copied.", "best = model.state_dict()  # the same tensors go on changing", "best = copy.deepcopy(model.state_dict())"),
-    Rule("P04", "Optimizer state not restored", "after", "warning", "The loss jumps after resuming.", "model.load_state_dict(w); Adam(model.parameters())", "resume(folder)"),
+    Rule("P04", "Optimizer state not restored", "never", "warning", "The loss jumps after resuming. resume restores optimizer, schedule, averages and random streams.", "model.load_state_dict(w); Adam(model.parameters())", "resume(folder)"),
     Rule("P05", "Scaler not saved", "never", "error", "Columns are saved with the model.", "torch.save(model.state_dict())  # the scaler is gone", "run.save(path)  # columns and scale with it"),
     Rule("P06", "A fitted buffer that is not persistent", "after", "warning", "register_buffer(persistent=False) leaves it out of state_dict.", "register_buffer('mean', m, persistent=False)", "register_buffer('mean', m)"),
     Rule("P07", "Same shapes, other hyper-parameters", "never", "warning", "The recipe is saved and compared.", "Net(heads=4) loads the weights of Net(heads=2)", "load(path): the recipe is compared"),
@@ -190,7 +190,7 @@ ENTRIES = (
     Rule("I01", "Raw rows at prediction", "after", "warning", "Rows were prepared for training and not for prediction.", "predict(raw)", "predict((raw - mean) / std)"),
     Rule("I02", "Columns reordered", "after", "warning", "The same columns in another order.", "predict(x[:, [3, 0, 1, 2]])", "predict a frame with names"),
     Rule("I03", "Batch norm in train mode at prediction", "never", "error", "Prediction calls eval().", "model(x)  # after training, without eval()", "run.predict(x)"),
-    Rule("I05", "Unseen category", "after", "warning", "A level that training did not have has no learnt meaning.", "predict city='Basle', trained on 'Basel'", "one spelling; or a level 'other' in training"),
+    Rule("I05", "Unseen category", "after", "warning", "A level that training did not have has no learnt meaning: predict warns, with the values and the first row.", "predict city='Basle', trained on 'Basel'", "one spelling; or a level 'other' in training"),
     Rule("I07", "Class names lost", "never", "note", "Names are saved with the model.", "prediction 2", "prediction 'virginica'"),
     Rule("I08", "Precision or device differs", "never", "note", "Rows are cast at the border.", "model(x.double())", "run.predict(x)  # cast at the border"),
 )  # fmt: skip

@@ -137,7 +137,7 @@ class Model:
         """Predictions in the target's unit or label names, in input order, on the CPU, in the kind of container given (a path gives a polars frame).
 
         `spread=True` adds how far the members of an ensemble disagree, as a standard deviation in the target's unit or of the probability: columns of a table's
-        predictions, else `(predictions, spread)`. Rows far outside of what training has seen, and predictions beyond its targets, are counted in a warning.
+        predictions, else `(predictions, spread)`. Rows far outside of what training has seen, categories that it did not have, and predictions beyond its targets are counted in a warning.
         A model of images takes the path of a file or a folder too, and names each `file` beside its prediction.
         """
         if self.facts.get("kind") == "images" and isinstance(rows, (str, Path)):
@@ -150,7 +150,7 @@ class Model:
             return self._predictor.predict(rows, probabilities=probabilities, spread=spread)
         predicted, notes = self._predictor.predict_table(rows, probabilities=probabilities, spread=spread)
         for note in notes:
-            if "far outside of what training has seen" in note or "outside of the training targets" in note:
+            if any(loud in note for loud in ("far outside of what training has seen", "outside of the training targets", "are categories that training")):
                 warnings.warn(note, stacklevel=2)
         return predicted
 

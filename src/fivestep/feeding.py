@@ -19,6 +19,7 @@ from fivestep.data.batches import Batch, Counted, InMemoryBatches, LoaderBatches
 from fivestep.data.data import Part, Splits
 from fivestep.errors import FindingsError, SettingsError
 from fivestep.model import loss_means, loss_targets, losses
+from fivestep.model import metrics as scoring
 from fivestep.results.predictor import Predictor
 from fivestep.session import Session
 from fivestep.train import loop
@@ -235,18 +236,10 @@ def weigher(raw_loss: Any) -> Callable[[Batch], Any]:
 
 def metric_inputs(predictor: Predictor, outputs: Any, task: str | None, name: str, given: Any) -> Any:
     """What a metric gets: a user's function the raw outputs (in the target's unit where it was scaled), a named one probabilities or values in the target's unit."""
-    if name in user_functions(given):
+    if name in scoring.user_functions(given):
         return predictor.outputs_in_unit(outputs)
     outputs = predictor.after_head(outputs)
     return predictor.decoding.probabilities(outputs) if task in ("binary", "multiclass", "multilabel") else predictor.decoding.values(outputs)
-
-
-def user_functions(metrics: Any) -> dict[str, Callable[..., Any]]:
-    """The metrics that are functions of the user's own, by name."""
-    if isinstance(metrics, dict):
-        return {name: function for name, function in metrics.items() if callable(function)}
-    given = metrics if isinstance(metrics, (list, tuple)) else [metrics]
-    return {getattr(function, "__name__", f"metric {position}"): function for position, function in enumerate(given) if callable(function)}
 
 
 def what_the_loss_refuses(session: Session) -> str | None:

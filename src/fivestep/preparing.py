@@ -37,11 +37,11 @@ from fivestep.feeding import (
     target_scale,
     targets_as_loss_wants,
     true_targets,
-    user_functions,
     weigher,
 )
 from fivestep.fit_arguments import asked_settings, check_arguments, choose_batch_size, choose_device, data_record, run_stem, watching
 from fivestep.model import building, loss_means, losses, models, optimizers, schedules
+from fivestep.model import metrics as scoring
 from fivestep.model.decoding import decoding_for, outputs_from
 from fivestep.repeatability import not_repeatable
 from fivestep.results import runs
@@ -274,7 +274,7 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     settings = Settings(asked_settings(arguments, defaults), chosen, data_record(splits), built.recipe)
     session = Session(
         ask, settings, splits, built, training, plan, decoding, raw_loss, loss_name, predictor, task, device, None, encoded, targets_in_unit, evaluate_loss,
-        said=said, can_predict=outputs is not None, weights_report=report, batch_size=batch_size, user_metrics=user_functions(ask["metrics"]), keepers=keepers,
+        said=said, can_predict=outputs is not None, weights_report=report, batch_size=batch_size, user_metrics=scoring.user_functions(ask["metrics"]), keepers=keepers,
     )  # fmt: skip
     session.inexact = not_repeatable(session, pick)
     if ask["checks"]:

@@ -381,19 +381,34 @@ def _resolve(metrics: Sequence[Asked] | Mapping[str, Asked] | Asked | None, task
     if metrics is None:
         names = DEFAULTS.get(task or "", ())
         return {name: METRICS[name] for name in names if not (name == "auroc" and num_classes > MANY_CLASSES)}
+    found: dict[str, Metric] = {}
+    for name, asked in _with_names(metrics):
+        if name in found or name == "loss":
+            raise UsageError(f"Two scores would be called {name!r}. Name them apart: metrics={{'one': ..., 'another': ...}}.")
+        found[name] = _named(asked, task) if isinstance(asked, str) else _of_function(asked, name)
+    return found
+
+
+def user_functions(metrics: Sequence[Asked] | Mapping[str, Asked] | Asked | None) -> dict[str, Callable[..., Any]]:
+    """The metrics that are functions of the user's own, under the names that their scores have.
+
+    >>> list(user_functions(["mae", max, lambda outputs, targets: 0.0]))
+    ['max', 'metric_3']
+    """
+    return {} if metrics is None else {name: asked for name, asked in _with_names(metrics) if callable(asked)}
+
+
+def _with_names(metrics: Sequence[Asked] | Mapping[str, Asked] | Asked) -> list[tuple[str, Asked]]:
     if isinstance(metrics, str) or callable(metrics):
         metrics = [metrics]
     named = list(metrics.items()) if isinstance(metrics, Mapping) else [(None, metric) for metric in metrics]
-    found: dict[str, Metric] = {}
+    found: list[tuple[str, Asked]] = []
     for position, (name, asked) in enumerate(named, start=1):
         if not isinstance(asked, str) and not callable(asked):
             raise UsageError(f"metrics holds {asked!r}; a metric is a name or a function f(outputs, targets) -> number.")
         if isinstance(asked, str) and name is None and asked == "loss":
             continue  # the loss is always scored where it is known
-        name = name or (asked if isinstance(asked, str) else _function_name(asked, position))
-        if name in found or name == "loss":
-            raise UsageError(f"Two scores would be called {name!r}. Name them apart: metrics={{'one': ..., 'another': ...}}.")
-        found[name] = _named(asked, task) if isinstance(asked, str) else _of_function(asked, name)
+        found.append((name or (asked if isinstance(asked, str) else _function_name(asked, position)), asked))
     return found
 
 

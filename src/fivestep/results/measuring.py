@@ -74,25 +74,20 @@ def evidence_of(run: Run, metric: str, split: str, units: Units) -> tuple[float,
         return float(LOSS.value(evidence)), evidence, LOSS
     decoding, targets = run._predictor.decoding, run._targets(split)
     outputs = run._predictor.outputs(run._encoded[split])
-    own = user_functions(run._metrics).get(metric)
+    own = scoring.user_functions(run._metrics).get(metric)
     (chosen,) = scoring._resolve([metric] if own is None else {metric: own}, decoding.task).values()
     if targets is None:
         raise UsageError(f"metric={metric!r} needs targets, and these rows have none that are known.")
-    predictions = None if chosen.of_outputs else run._predictor.decode(outputs, probabilities=decoding.task != "regression")
+    if chosen.of_outputs:  # a function of the user's gets what it gets in `evaluate`: outputs in the target's unit, targets as they are stored
+        evidence = Evidence(None, None, targets, units=units, outputs=run._predictor.outputs_in_unit(outputs))
+        return float(chosen.value(evidence)), evidence, chosen
+    predictions = run._predictor.decode(outputs, probabilities=decoding.task != "regression")
     if isinstance(predictions, Tensor) and decoding.task == "regression":
         predictions = predictions.reshape(targets.shape)
     elif decoding.task in ("binary", "multiclass"):
         targets = targets.long().flatten()
-    evidence = Evidence(None if chosen.of_outputs else decoding.task, predictions, targets, units=units, outputs=outputs)
+    evidence = Evidence(decoding.task, predictions, targets, units=units, outputs=outputs)
     return float(chosen.value(evidence)), evidence, chosen
-
-
-def user_functions(metrics: Any) -> dict[str, Any]:
-    """The metrics that are functions of the user's own, by name."""
-    if isinstance(metrics, dict):
-        return {name: function for name, function in metrics.items() if callable(function)}
-    given = metrics if isinstance(metrics, (list, tuple)) else [metrics]
-    return {function.__name__: function for function in given if callable(function) and hasattr(function, "__name__")}
 
 
 def main_metric(run: Run) -> str:

@@ -453,3 +453,11 @@ def test_of_the_ensemble_that_auto_takes_for_classes_there_is_nothing_to_say_not
     table = {f"x{k}": x[:, k].tolist() for k in range(3)} | {"y": [f"class {min(int(abs(each) * classes), classes - 1)}" for each in x[:, 0].tolist()]}
     run = fs.fit("auto", fs.Data.table(table, target="y").split(stratify=True), epochs=1, **QUIET)
     assert run.settings.model["name"] == "ensemble" and [str(finding) for finding in run.findings if finding.code in ("M27", "C00")] == []
+
+
+def test_the_black_border_of_digits_is_no_column_to_drop() -> None:
+    images, labels = datasets.digits()
+    run = fs.fit("cnn", fs.Data.images(images, labels).split(stratify=True), epochs=1, **QUIET)
+    assert "D06" not in {finding.code for finding in run.findings}
+    flat = fs.Data.arrays(torch.as_tensor(images).flatten(1).float() / 16, torch.as_tensor(labels))
+    assert "D06" in {finding.code for finding in fs.fit("mlp", flat.split(), epochs=1, **QUIET).findings}

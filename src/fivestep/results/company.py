@@ -79,9 +79,8 @@ class Company:
         for one in self.companions:
             lines.append(f"  {one.name} {one.error:,.4g}: {TELLS[one.verdict]}" + (f" ({one.note})" if one.note else ""))
         if self.better:
-            lines.append(
-                f"  {self.better[0].name} does better on these rows and trains in {self.better[0].seconds:.1f} s: prefer it, or find out what it sees."
-            )
+            first = self.better[0]
+            lines.append(f"  ahead on these rows: {first.name}, trained in {first.seconds:.1f} s. Use what does better, or find out what it sees.")
         return "\n".join(lines)
 
     def rows(self) -> list[tuple[str, float, Companion | None]]:

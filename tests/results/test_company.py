@@ -50,9 +50,9 @@ def test_sample_weights_count_like_repeated_rows() -> None:
 def test_who_does_better_is_named_plainly_and_who_does_not_is_not() -> None:
     splits = table("number").split(seed=0)
     poor = fs.fit("mlp", splits, epochs=1, lr=1e-5, **QUICK).company()
-    assert poor.better[0].name == "linear model" and "BETTER than this model" in repr(poor) and "does better on these rows" in repr(poor)
+    assert poor.better[0].name == "linear model" and "BETTER than this model" in repr(poor) and "ahead on these rows: linear model" in repr(poor)
     good = fs.fit("linear", splits, epochs=300, lr=0.05, batch_size=64, **QUICK).company()
-    assert "linear model" not in [one.name for one in good.better] and "linear model does better" not in repr(good)
+    assert "linear model" not in [one.name for one in good.better] and "ahead on these rows: linear model" not in repr(good)
     assert good.measure == "RMSE" and good.ours < good.no_skill
 
 

@@ -1,7 +1,7 @@
 """From rows to named predictions: encode, run the model in blocks of one size, decode. The one owner of prediction, for a run and for a loaded artifact.
 
 Blocks are copied into memory of their own and the last one is padded: the same row in a batch of 1 and of 256 differs in bits, at another place of an equal
-block it does not (DESIGN, "Blocks").
+block it does not (DESIGN, "Blocks"), or, on some processors, only at every fourth place: then rows stand there (`places.py`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fivestep import seeds
 from fivestep.data.batches import count_examples, map_tensors, mover, tensors_of
 from fivestep.errors import DataError, UsageError
 from fivestep.model.decoding import Decoding, outputs_from
 from fivestep.model.models import Ensemble
+from fivestep.results.places import ProductsByPlace
 from fivestep.train import loop
 
 
@@ -36,6 +38,7 @@ class Predictor:
     head: nn.Module | None = None  # a loss that holds the last layer and predicts with it (AdaptiveLogSoftmaxWithLoss)
     autocast: contextlib.AbstractContextManager[Any] = loop.OFF
     dtype: torch.dtype = torch.float32
+    _strides: dict[type, int] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -45,19 +48,52 @@ class Predictor:
 
     def outputs(self, source: Any, rows: Tensor | None = None) -> Any:
         """The model's raw outputs for all rows of a Source (or those at `rows`), on the CPU, in order."""
-        return loop.predict(self.module, self._blocks(source, rows), autocast=self.autocast, pick=self.pick)
+        return self._outputs_of(self.module, source, torch.arange(len(source)) if rows is None else rows, self.pick)
 
-    def _blocks(self, source: Any, rows: Tensor | None) -> Iterator[tuple[Any, int]]:
-        rows = torch.arange(len(source)) if rows is None else rows
+    def _outputs_of(self, module: nn.Module, source: Any, rows: Tensor, pick: Callable[[Any], Any] | None) -> Any:
+        stride = self._stride(module, source, rows, pick)
+        return loop.predict(module, self._blocks(source, rows, stride), autocast=self.autocast, pick=pick)
+
+    def _blocks(self, source: Any, rows: Tensor, stride: int) -> Iterator[tuple[Any, slice]]:
+        """Blocks of `block` rows, of which every `stride`-th one is asked for: the others repeat it, as the padding of the last block repeats its first row."""
         move = mover(self.device)
-        for begin in range(0, len(rows), self.block):
-            chosen = rows[begin : begin + self.block]
-            count = len(chosen)
-            inputs = source.take(chosen)[0]
-            inputs = map_tensors(lambda tensor: tensor.to(self.dtype) if tensor.is_floating_point() else tensor, inputs)
-            if count < self.block and getattr(source, "collate", None) is None and all(t.dim() and len(t) == count for t in tensors_of(inputs)):
-                inputs = map_tensors(lambda tensor, count=count: torch.cat([tensor, tensor[:1].expand(self.block - count, *tensor.shape[1:])]), inputs)
-            yield move(inputs), count
+        step = self.block // stride
+        for begin in range(0, len(rows), step):
+            chosen = rows[begin : begin + step]
+            inputs, count = self._inputs(source, chosen), len(chosen)
+            places = slice(0, count)
+            if count < self.block and self._can_be_repeated(source, inputs, count):
+                which = torch.zeros(self.block, dtype=torch.long)  # the row at each place
+                which[: count * stride] = torch.arange(count).repeat_interleave(stride)
+                inputs = map_tensors(lambda tensor, which=which: tensor[which], inputs)
+                places = slice(0, count * stride, stride)
+            yield move(inputs), places
+
+    def _inputs(self, source: Any, rows: Tensor) -> Any:
+        return map_tensors(lambda tensor: tensor.to(self.dtype) if tensor.is_floating_point() else tensor, source.take(rows)[0])
+
+    def _can_be_repeated(self, source: Any, inputs: Any, count: int) -> bool:
+        """Whether the first axis of all inputs is the row. A collate function of the user's may have made anything of the rows."""
+        return getattr(source, "collate", None) is None and all(tensor.dim() and len(tensor) == count for tensor in tensors_of(inputs))
+
+    def _stride(self, module: nn.Module, source: Any, rows: Tensor, pick: Callable[[Any], Any] | None) -> int:
+        """1 where a row gets the same bits at every place of a block, else 2, 4, ... where it does at every 2nd, 4th, ... place; found in one block, then known.
+
+        A lone row needs none, as it stands at the first place.
+        """
+        if len(rows) < 2:
+            return 1
+        known = self._strides.get(type(module))
+        if known is None:
+            before, products = seeds.capture(), ProductsByPlace(self.block)
+            try:
+                first = list(self._blocks(source, rows[:1], 1))
+                with products:
+                    loop.predict(module, first, autocast=self.autocast, pick=pick)
+            finally:
+                seeds.restore(before)
+            known = self._strides[type(module)] = products.stride
+        return known
 
     # -- predictions --------------------------------------------------------------------------------------------------------------------------------------
 
@@ -95,7 +131,7 @@ class Predictor:
             raise UsageError(
                 "spread=True tells how far the members of an ensemble disagree, and this one has a single member. Train it with members of 2 or more."
             )
-        outputs_nmo = loop.predict(MembersBeside(module), self._blocks(source, None), autocast=self.autocast, pick=None)
+        outputs_nmo = self._outputs_of(MembersBeside(module), source, torch.arange(len(source)), None)
         classed = self.decoding.task in ("binary", "multiclass", "multilabel")
         read = self.decoding.probabilities if classed else self.decoding.values
         members = torch.stack([read(outputs_no).double().reshape(len(outputs_no), -1) for outputs_no in outputs_nmo.unbind(1)])

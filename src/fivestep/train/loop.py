@@ -293,21 +293,21 @@ def evaluate(
 
 
 def predict(
-    model: nn.Module, blocks: Iterable[tuple[Any, int]], *, autocast: contextlib.AbstractContextManager[Any] = OFF, pick: Callable[[Any], Any] | None = None
+    model: nn.Module, blocks: Iterable[tuple[Any, slice]], *, autocast: contextlib.AbstractContextManager[Any] = OFF, pick: Callable[[Any], Any] | None = None
 ) -> Any:
     """The outputs for all rows, on the CPU, in input order: a nest like the model's own output.
 
-    `blocks` yields `(inputs, rows that count)`. Blocks of one size make a row's answer independent of its neighbours to the bit; the last is padded, and what
-    the padding gave is cut off here.
+    `blocks` yields `(inputs, places of the rows that count)`. Blocks of one size make a row's answer independent of its neighbours to the bit; what the places
+    between and behind the rows gave is left out here.
     """
     gathered: list[Any] = []
     with evaluating(model):
-        for inputs, count in blocks:
+        for inputs, places in blocks:
             with autocast:
                 outputs = forward(model, inputs)
             if pick is not None:
                 outputs = pick(outputs)
-            gathered.append(map_tensors(lambda tensor, count=count: tensor[:count].cpu() if tensor.dim() else tensor.cpu()[None], outputs))
+            gathered.append(map_tensors(lambda tensor, places=places: tensor[places].cpu() if tensor.dim() else tensor.cpu()[None], outputs))
     return concatenate(gathered)
 
 

@@ -264,10 +264,14 @@ def input_values(run: Any, split: str, row: int, names: Sequence[str]) -> list[A
 
 def values_as_written(typed: Any, name: str, rows: np.ndarray) -> np.ndarray:
     """A column's values at `rows`: float64, or an object array of texts and None. A boolean is "Yes" or "No" if that stands in the file, not 1 or 0."""
-    if typed.column(name).kind != "boolean":
-        return typed.values(name)[rows]
-    texts = as_text(typed.table.column(name).gather(rows), typed.options).to_list()
-    return np.array([*texts, None], dtype=object)[:-1]
+    values = typed.column(name).values
+    if typed.column(name).kind == "boolean":
+        values = as_text(typed.table.column(name).gather(rows), typed.options)
+    elif isinstance(values, np.ndarray):
+        return values[rows]
+    else:
+        values = values.gather(rows)
+    return np.array([*values.to_list(), None], dtype=object)[:-1]
 
 
 # -- subgroups -----------------------------------------------------------------------------------------------------------------------------------------------

@@ -102,6 +102,14 @@ def test_D6_spelling_variants_constants_copies_and_ids_are_told_by_name(tmp_path
     assert "an id" in typed.column("id").why and "constant" in typed.column("same").why
 
 
+@pytest.mark.parametrize("kind", ["number", "category"])
+def test_D6_a_copy_of_the_target_equals_it_in_every_row(kind, tmp_path):
+    rows = [(number % 7, (number % 7) + (number == 149)) for number in range(150)]
+    lines = ["copy,almost,y", *(f"{value},{other},{value}" for value, other in rows)]
+    told = "\n".join(typed_of(csv_file(tmp_path, "\n".join(lines)), target="y", columns={"y": kind}).notes)
+    assert "column 'copy' equals the target 'y'" in told and "'almost' equals" not in told
+
+
 def test_D6_a_counter_of_rows_is_left_out_and_can_be_used(tmp_path):
     path = csv_file(tmp_path, "k,x\n" + "".join(f"{number},{number % 5}\n" for number in range(30)))
     assert "counts the rows" in typed_of(path).column("k").why

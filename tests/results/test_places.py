@@ -46,6 +46,17 @@ def test_rows_that_stand_apart_come_back_in_order(stride, monkeypatch):
     assert all(len(block) == 256 for block in seen) and torch.equal(seen[0][:: max(1, stride)], x[: 256 // stride])
 
 
+def test_inputs_of_other_shapes_are_looked_at_for_themselves(monkeypatch):
+    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3))
+    predictor = Predictor(module, None)  # type: ignore[arg-type]  nothing is decoded
+    looked = []
+    before = ProductsByPlace.__init__
+    monkeypatch.setattr(ProductsByPlace, "__init__", lambda self, block: looked.append(block) or before(self, block))
+    for size in (8, 8, 12, 8):
+        predictor.outputs(ArrayRows(torch.randn(5, 1, size, size)))
+    assert len(looked) == 2
+
+
 def test_what_is_looked_at_once_leaves_the_random_streams_as_they_were():
     class Noisy(nn.Module):
         def __init__(self):

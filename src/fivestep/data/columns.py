@@ -39,6 +39,10 @@ LARGEST_CATEGORY = 1_000_000
 LATER = {"later": True}  # fields that came after format 1: columns of an older artifact lack them
 
 
+class LoudNote(str):
+    """A note that nobody may miss: the predictions it speaks of rest on nothing that training has seen."""
+
+
 class RawRows(NamedTuple):
     """Rows as the encoder takes them: numbers float64 (n, k) with NaN for missing, codes int64 (n, c); `notes` tell what is unusual about them."""
 
@@ -369,10 +373,9 @@ class Columns:
             below, above = values < target.low - slack, values > target.high + slack
             if below.any() or above.any():
                 farthest = values[np.argmax(np.maximum(target.low - values, values - target.high))]
-                notes.append(
-                    f"target {target.name!r}: {int((below | above).sum()):,} of {len(values):,} predictions lie outside of the training targets, {target.low:.6g} to "
-                    f"{target.high:.6g} (farthest: {farthest:.6g}); no training row supports them"
-                )
+                counted = f"{int((below | above).sum()):,} of {len(values):,} predictions lie outside of the training targets"
+                told = f"{counted}, {target.low:.6g} to {target.high:.6g} (farthest: {farthest:.6g}); no training row supports them"
+                notes.append(LoudNote(f"target {target.name!r}: {told}"))
         return tuple(notes)
 
     def read_with_targets(self, source: Any, **changed: Any) -> Table:
@@ -737,9 +740,11 @@ def _category_notes(column: InputColumn, values: polars.Series, codes: np.ndarra
         alike = [folded[text.strip().casefold()] for text in texts if text.strip().casefold() in folded]
         hint = f"; training has {shown(alike[0], 30)}, which differs in case or blanks only" if alike else ""
         notes.append(
-            f"column {column.name!r}: {len(unknown):,} of {len(codes):,} values are categories that training "
-            f"{'has no input for' if column.other else 'did not have'} "
-            f"({told}; first {table.place(int(unknown[0]))}), taken as unknown{hint}"
+            LoudNote(
+                f"column {column.name!r}: {len(unknown):,} of {len(codes):,} values are categories that training "
+                f"{'has no input for' if column.other else 'did not have'} "
+                f"({told}; first {table.place(int(unknown[0]))}), taken as unknown{hint}"
+            )
         )
     missing = np.flatnonzero(codes == MISSING_CODE)
     if len(missing) and not column.flag:
@@ -777,8 +782,8 @@ def _far_outside(column: InputColumn, values: np.ndarray) -> np.ndarray:
     return (values < column.low - width) | (values > column.high + width)
 
 
-def _far_note(far: np.ndarray, table: Table, first: int) -> str:
-    return (
+def _far_note(far: np.ndarray, table: Table, first: int) -> LoudNote:
+    return LoudNote(
         f"{int(far.sum()):,} of {len(far):,} rows lie far outside of what training has seen: a value farther from its column's training range than "
         f"that range is wide (first {table.place(first)}); their predictions are guesses"
     )

@@ -525,13 +525,17 @@ def _copies_of_target(typed: TypedTable) -> list[str]:
         for column in typed.columns:
             if column.use != "input":
                 continue
-            a, b = target.values, column.values
-            if isinstance(a, np.ndarray) != isinstance(b, np.ndarray):
-                a, b = (number_text(a), b) if isinstance(a, np.ndarray) else (a, number_text(b))
-            same = np.array_equal(a, b, equal_nan=True) if isinstance(a, np.ndarray) else bool(a.equals(b))
-            if same:
+            if all(_equal(target.values[:rows], column.values[:rows]) for rows in (100, None)):  # few columns get beyond their first rows
                 notes.append(f"column {column.name!r} equals the target {target.name!r} in every row, so it gives the answer away: drop=[{column.name!r}]")
     return notes
+
+
+def _equal(a: np.ndarray | polars.Series, b: np.ndarray | polars.Series) -> bool:
+    """The same values in every row; a number equals the text that it would be as a category."""
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return bool(np.array_equal(a, b, equal_nan=True))
+    a, b = (number_text(side) if isinstance(side, np.ndarray) else side for side in (a, b))
+    return bool(a.equals(b))
 
 
 def _show_number(value: float) -> str:

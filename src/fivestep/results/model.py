@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fivestep.data.columns import LoudNote
 from fivestep.data.data import Data, Part, Splits
 from fivestep.errors import ArtifactError, CannotCreateError, DataError, SettingsError, UsageError
 from fivestep.model import building, models
@@ -150,7 +151,7 @@ class Model:
             return self._predictor.predict(rows, probabilities=probabilities, spread=spread)
         predicted, notes = self._predictor.predict_table(rows, probabilities=probabilities, spread=spread)
         for note in notes:
-            if any(loud in note for loud in ("far outside of what training has seen", "outside of the training targets", "are categories that training")):
+            if isinstance(note, LoudNote):
                 warnings.warn(note, stacklevel=2)
         return predicted
 

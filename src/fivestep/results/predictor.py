@@ -38,7 +38,7 @@ class Predictor:
     head: nn.Module | None = None  # a loss that holds the last layer and predicts with it (AdaptiveLogSoftmaxWithLoss)
     autocast: contextlib.AbstractContextManager[Any] = loop.OFF
     dtype: torch.dtype = torch.float32
-    _strides: dict[type, int] = field(default_factory=dict, init=False, repr=False)
+    _strides: dict[tuple[Any, ...], int] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def device(self) -> torch.device:
@@ -77,23 +77,24 @@ class Predictor:
         return getattr(source, "collate", None) is None and all(tensor.dim() and len(tensor) == count for tensor in tensors_of(inputs))
 
     def _stride(self, module: nn.Module, source: Any, rows: Tensor, pick: Callable[[Any], Any] | None) -> int:
-        """1 where a row gets the same bits at every place of a block, else 2, 4, ... where it does at every 2nd, 4th, ... place; found in one block, then known.
+        """1 where a row gets the same bits at every place of a block, else 2, 4, ... where it does at every 2nd, 4th, ... place.
 
-        A lone row needs none, as it stands at the first place.
+        Found in one block, then known for inputs of these shapes in this number of threads. A lone row needs none, as it stands at the first place.
         """
         if len(rows) < 2:
             return 1
-        known = self._strides.get(type(module))
-        if known is None:
-            before, products = seeds.capture(), ProductsByPlace(self.block)
-            try:
-                first = list(self._blocks(source, rows[:1], 1))
+        before = seeds.capture()  # a Dataset of the user's may draw at random
+        try:
+            shapes = tuple(tuple(tensor.shape) for tensor in tensors_of(self._inputs(source, rows[:1])))
+            key = (type(module), torch.get_num_threads(), shapes)
+            if key not in self._strides:
+                first, products = list(self._blocks(source, rows[:1], 1)), ProductsByPlace(self.block)
                 with products:
                     loop.predict(module, first, autocast=self.autocast, pick=pick)
-            finally:
-                seeds.restore(before)
-            known = self._strides[type(module)] = products.stride
-        return known
+                self._strides[key] = products.stride
+        finally:
+            seeds.restore(before)
+        return self._strides[key]
 
     # -- predictions --------------------------------------------------------------------------------------------------------------------------------------
 

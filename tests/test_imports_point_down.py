@@ -47,6 +47,7 @@ PLACES = {
     "fivestep.strict_json": 8,
     "fivestep.quoting": 8,
     "fivestep.figures": 8,
+    "fivestep.terminal": 8,
     "fivestep.displays": 8,  # HTML for notebooks
     "fivestep.tensors": 8,  # a state_dict as bytes; uses files
     "fivestep.datasets": 8,

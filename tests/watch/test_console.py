@@ -6,16 +6,19 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 from torch import nn
 
 import fivestep as fs
-from fivestep.errors import NonFiniteError
+from fivestep.errors import Interrupted, NonFiniteError
 from fivestep.model.scores import Score, Scores
+from fivestep.terminal import print_lines
 from fivestep.train.events import EpochEnded
 from fivestep.watch import console
 
@@ -112,6 +115,30 @@ def test_a_run_that_fails_gives_the_terminal_back(monkeypatch):
     assert sys.stdout is before and sys.stderr is stream
 
 
+class Interrupts(nn.Module):
+    """A loss in whose 20th call somebody presses Ctrl-C, and which takes longer than the panel waits for its next redraw."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, outputs, targets):
+        self.calls += 1
+        if self.calls == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.6)
+        return (outputs - targets).square().mean()
+
+
+def test_the_panel_itself_tells_that_a_run_is_stopping(monkeypatch, tmp_path, capfd):
+    stream = Terminal()
+    with pytest.raises(Interrupted):
+        fit(monkeypatch, stream, loss=Interrupts(), epochs=30, folder=tmp_path)
+    assert "Stopping after this step; once more stops at once." in stream.getvalue() and "Stopping" not in capfd.readouterr().err
+    last = CONTROL.sub("", stream.getvalue()[stream.getvalue().rindex("epoch ") :])
+    assert "Stopping" not in last  # when it has stopped, whoever ends the run says why
+
+
 def test_one_of_a_thing_is_singular(monkeypatch):
     x = torch.randn(10, 1)
     _, text = fit(monkeypatch, io.StringIO(), splits=fs.Splits(train=(x, x)), epochs=1, batch_size=10, loss="MSELoss")
@@ -162,11 +189,14 @@ def test_in_60_columns_each_verdict_stands_in_the_line_of_its_score(monkeypatch)
 def test_long_lines_break_between_words_in_a_terminal_and_nowhere_else(monkeypatch):
     text = "head\n  " + "abcdefghi " * 12
     shown, piped = narrow(monkeypatch, 60), io.StringIO()
-    console.print_lines(text, shown)
-    console.print_lines(text, piped)
+    print_lines(text, shown)
+    print_lines(text, piped)
     assert piped.getvalue() == text + "\n"
     assert set(shown.getvalue().split()) == {"head", "abcdefghi"} and max(map(len, shown.getvalue().splitlines())) <= 60
     assert shown.getvalue().splitlines()[2].startswith("    abcdefghi")
+    path = "runs/" + "long_name-" * 9
+    print_lines(f"all is saved in {path}, go on", whole := narrow(monkeypatch, 60))
+    assert path in whole.getvalue()  # it can be copied
 
 
 def test_rich_is_imported_only_for_a_terminal():

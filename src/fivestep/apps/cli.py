@@ -17,6 +17,7 @@ from typing import Any
 
 from fivestep._version import __version__
 from fivestep.errors import DataError, FindingsError, FivestepError
+from fivestep.terminal import print_lines
 
 WHAT_A_SIGNAL_LEAVES = "Nothing was left half written; a run that had begun to train goes on with: fivestep resume RUN"
 
@@ -80,7 +81,7 @@ def run(argv: list[str]) -> int:
 
 def complain(message: str, as_json: bool, code: int, findings: Sequence[Any] = (), problems: Sequence[str] = ()) -> int:
     """Say what went wrong on stderr, with --json also as an object on stdout; gives the exit code back."""
-    print(f"error: {message}", file=sys.stderr)
+    print_lines(f"error: {message}", sys.stderr)
     try:
         if as_json:
             table = {"error": message, "exit_code": code, "problems": list(problems), "findings": [finding.to_json() for finding in findings]}

@@ -25,9 +25,10 @@ from fivestep.apps.arguments import (
     target_names,
     unknown_settings,
 )
-from fivestep.apps.ending import emit, end_run, has_ended, print_lines, print_scores
+from fivestep.apps.ending import emit, end_run, has_ended, print_scores
 from fivestep.apps.predicting import predict_file, predicted_chunks
 from fivestep.errors import DataError, MissingInputError, UsageError
+from fivestep.terminal import print_lines
 
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -12,6 +12,7 @@ from signal import Signals
 from typing import Any
 
 from fivestep.errors import Interrupted
+from fivestep.terminal import print_lines
 
 
 def end_run(run: Any, *, as_json: bool, own_model: str | None = None) -> None:
@@ -67,12 +68,6 @@ def print_scores(scores: Any) -> None:
     from fivestep.watch import console
 
     console.print_scores(scores)
-
-
-def print_lines(text: Any) -> None:
-    from fivestep.watch import console
-
-    console.print_lines(text)
 
 
 def emit(value: Any) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fivestep import displays, workflow
+from fivestep import displays, terminal, workflow
 from fivestep.data.data import Data, Part, Splits, as_data, as_splits
 from fivestep.data.splits import fold_indices
 from fivestep.errors import ArtifactError, FivestepError, Interrupted, MissingInputError, SettingsError, TrainingError, UsageError
@@ -52,7 +52,7 @@ from fivestep.results.comparing import (
 from fivestep.results.run import Run
 from fivestep.settings import record
 from fivestep.train import signals
-from fivestep.watch import console, notebook
+from fivestep.watch import notebook
 
 
 def sweep(
@@ -200,7 +200,7 @@ class Sweep:
             raise UsageError(f"workers={workers!r}: the number of processes, at least 1, or None.")
         began = clock.perf_counter()
         quiet = self.given.get("quiet", False)
-        say = (lambda text: None) if quiet else notebook.Lines() if notebook.running() else (lambda text: console.print_lines(text, sys.stderr))
+        say = (lambda text: None) if quiet else notebook.Lines() if notebook.running() else (lambda text: terminal.print_lines(text, sys.stderr))
         with self.locked_folder(say), self._stopped_by_signals() as heard:
             ended = folders.read_trials(self.folder, self.jobs)
             if ended:

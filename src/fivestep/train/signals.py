@@ -32,6 +32,7 @@ class Listener:
         self.number: int | None = None
         self.polled = False
         self.edge = "step"  # where the loop looks
+        self.shown = False  # whether a panel that is redrawn shows `words`: written between two redraws they would be lost
         self.process = os.getpid()
 
     def handle(self, number: int, _: Any) -> None:
@@ -45,10 +46,15 @@ class Listener:
         self.number = number
         if not self.polled:
             raise StopSignal(number)
-        if multiprocessing.parent_process() is not None:
+        if self.shown or multiprocessing.parent_process() is not None:
             return  # a worker process: what stops is told once, by its parent
         with contextlib.suppress(OSError):
-            os.write(2, f"\nStopping after this {self.edge}; once more stops at once.\n".encode())
+            os.write(2, f"\n{self.words}\n".encode())
+
+    @property
+    def words(self) -> str:
+        """What a signal does while a loop looks at it; "" as long as none came."""
+        return "" if self.number is None else f"Stopping after this {self.edge}; once more stops at once."
 
     @contextlib.contextmanager
     def polling(self, edge: str = "step") -> Iterator[None]:
@@ -66,6 +72,11 @@ def quit_at_once(number: int) -> None:
 
 
 _active: Listener | None = None
+
+
+def active() -> Listener | None:
+    """The listener of this process while one listens."""
+    return _active
 
 
 @contextlib.contextmanager

@@ -12,13 +12,13 @@ import math
 import os
 import shutil
 import sys
-import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 
+from fivestep.train import signals
 from fivestep.train.events import EpochEnded, RunEnded, RunStarted
 
 BLOCKS, PLAIN_BLOCKS = "▁▂▃▄▅▆▇█", "_.-=+*#@"
@@ -75,6 +75,7 @@ class Progress:
         from rich.console import Console
 
         self.session, self.console, self.live = session, Console(file=out, highlight=False), None
+        self.listener: signals.Listener | None = None
         self.train: list[float] = []
         self.val: list[float] = []
         self.last: EpochEnded | None = None
@@ -105,9 +106,14 @@ class Progress:
         workers = getattr(getattr(self.session.encoded["train"], "source", None), "workers", 0)
         self.live = Live(get_renderable=self.panel, console=self.console, refresh_per_second=4, redirect_stdout=not workers, redirect_stderr=not workers)
         self.live.start(refresh=True)
+        self.listener = signals.active()
+        if self.listener is not None:
+            self.listener.shown = True
 
     def close(self) -> None:
         """The panel's last state stays; cursor, stdout and stderr are given back."""
+        if self.listener is not None:
+            self.listener.shown, self.listener = False, None
         if self.live is not None:
             live, self.live = self.live, None
             live.stop()
@@ -139,7 +145,9 @@ class Progress:
                 table.add_row(name, number(value), "", "")
             if last.test_loss is not None:
                 table.add_row("test", number(last.test_loss), "", "")
-        return Group(head, table, Text(" · ".join(self.facts(part)) if self.unicode else ", ".join(self.facts(part)), "dim"))
+        facts = Text(" · ".join(self.facts(part)) if self.unicode else ", ".join(self.facts(part)), "dim")
+        stopping = self.listener.words if self.listener is not None else ""
+        return Group(head, table, facts, *([Text(stopping, "yellow")] if stopping else []))
 
     @property
     def unicode(self) -> bool:
@@ -349,20 +357,6 @@ def say_findings(findings: Any, stream: Any = None) -> None:
     for finding in findings:
         if finding.severity != "note":
             print(finding, file=stream or sys.stderr, flush=True)
-
-
-def print_lines(text: Any, stream: Any = None) -> None:
-    """Text on stdout, or what tells itself to a `width` (a sweep, a comparison); in a terminal its lines are broken between words, and what is carried over stands
-    under where its line begins."""
-    out = stream or sys.stdout
-    if not getattr(out, "isatty", lambda: False)():
-        print(text, file=out)
-        return
-    width = shutil.get_terminal_size().columns
-    for line in (text.told(width) if hasattr(text, "told") else str(text)).splitlines():
-        indent = " " * (len(line) - len(line.lstrip()))
-        kept = len(line) <= width
-        print(line if kept else textwrap.fill(line.strip(), width, initial_indent=indent, subsequent_indent=indent + "  ", break_on_hyphens=False), file=out)
 
 
 def print_scores(scores: Any, stream: Any = None) -> None:

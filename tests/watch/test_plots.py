@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -57,6 +58,13 @@ def test_a_kind_is_drawn_or_refused_with_what_there_is(runs, which, kind, tmp_pa
 def test_a_kind_that_is_misspelt_is_told_the_near_one(runs):
     with pytest.raises(UsageError, match=r"confusion"):
         runs["useful"].plot("confussion")
+
+
+def test_a_kind_of_another_task_is_told_all_that_this_one_has(runs):
+    with pytest.raises(UsageError, match="is for a task of regression, and this run's is binary") as raised:
+        runs["useful"].plot("residuals")
+    offered = re.findall(r'"(\w+)"', str(raised.value).split("There is plot of")[1])
+    assert offered == ["loss", "predictions", "confusion", "roc", "precision_recall", "calibration"]
 
 
 def test_axes_bear_the_names_of_the_data(runs):

@@ -65,9 +65,17 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
-        "command": [os.path.basename(sys.argv[0]), *sys.argv[1:]] if sys.argv and sys.argv[0] else [],
+        "command": command(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def command() -> list[str]:
+    """What was typed to start this process; [] where nothing tells, as in an interactive one."""
+    if not sys.argv or not sys.argv[0]:
+        return []
+    called = ["python", "-m", "fivestep"] if sys.argv[0].endswith(os.path.join("fivestep", "__main__.py")) else [os.path.basename(sys.argv[0])]
+    return [*called, *sys.argv[1:]]
 
 
 def write(folder: Path, name: str, value: Any) -> None:

@@ -22,6 +22,11 @@ from fivestep.results.predictor import ArrayRows
 
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 MOST_LETTERS = 30  # of a name on an axis or in a legend: with "predicted - actual" before it it fills the height of a figure
+CLASSES = ("binary", "multiclass")
+TASKS: dict[str, tuple[str, ...]] = {  # of the plots that compare predictions with targets row by row: for which tasks there is one
+    "predictions": ("regression", "binary"), "residuals": ("regression",), "confusion": CLASSES, "roc": CLASSES, "precision_recall": CLASSES,
+    "calibration": (*CLASSES, "multilabel"), "boundary": (*CLASSES, "regression"),
+}  # fmt: skip
 MOST_CLASSES = 20  # classes whose names and counts can still be read in a confusion matrix
 
 
@@ -36,13 +41,13 @@ def plot_run(run: Any, kind: str) -> Any:
     return kinds[kind](run)
 
 
-def seen(run: Any, kind: str, *tasks: str) -> diagnosis.Predicted:
-    """Predictions of the rows that are drawn, of a run whose task is one of `tasks`."""
+def seen(run: Any, kind: str) -> diagnosis.Predicted:
+    """Predictions of the rows that are drawn, of a run whose task has this plot."""
     task = run._predictor.decoding.task
-    if task not in tasks:
-        others = {"regression": '"predictions", "residuals"', "multilabel": '"calibration"', None: '"loss"'}.get(task, '"confusion", "roc", "calibration"')
+    if task not in TASKS[kind]:
+        others = ", ".join(f'"{other}"' for other in ("loss", *(other for other, tasks in TASKS.items() if task in tasks and other != "boundary")))
         told = f"this run's is {task}" if task else "from this run's loss none can be told"
-        raise UsageError(f'plot("{kind}") is for a task of {" or ".join(tasks)}, and {told}. There is plot of {others}.')
+        raise UsageError(f'plot("{kind}") is for a task of {" or ".join(TASKS[kind])}, and {told}. There is plot of {others}.')
     found = diagnosis.predicted(run, diagnosis.drawn_part(run))
     if found is None:
         raise UsageError(
@@ -86,7 +91,7 @@ def plot_predictions(run: Any) -> Any:
         return plot_over_one_input(run)
     if run._predictor.decoding.task == "binary":
         return plot_probabilities(run)
-    found = seen(run, "predictions", "regression", "binary")
+    found = seen(run, "predictions")
     width = min(3, found.values.shape[1])
     made, axes = figure(width)
     for target, one in zip(range(width), np.atleast_1d(axes)):
@@ -135,7 +140,7 @@ def plot_over_one_input(run: Any) -> Any:
 
 def plot_probabilities(run: Any) -> Any:
     """How probable class 1 was for rows of each true class, as shares of the class."""
-    found = seen(run, "predictions", "binary")
+    found = seen(run, "predictions")
     made, axes = figure()
     for label, (colour, line) in enumerate(zip((BLUE, ORANGE), ("-", "--"))):
         values = found.values[found.targets == label, 1].numpy()
@@ -150,7 +155,7 @@ def plot_probabilities(run: Any) -> Any:
 
 def plot_residuals(run: Any) -> Any:
     """Errors over the prediction, and how large they are."""
-    found = seen(run, "residuals", "regression")
+    found = seen(run, "residuals")
     made, (left, right) = figure(2)
     for target in range(min(3, found.values.shape[1])):
         errors = (found.values[:, target] - found.targets[:, target]).numpy()
@@ -178,7 +183,7 @@ def plot_residuals(run: Any) -> Any:
 
 def plot_confusion(run: Any) -> Any:
     """Rows by true class and by the class they were given; the shade is the share of the true class."""
-    found = seen(run, "confusion", "binary", "multiclass")
+    found = seen(run, "confusion")
     matrix = diagnosis.confusion(found)
     names = list(found.classes)
     told = ""
@@ -228,7 +233,7 @@ def one_against_the_rest(found: diagnosis.Predicted) -> list[tuple[str, Tensor, 
 
 def plot_roc(run: Any) -> Any:
     """True against false positive rate at every threshold, with the area under the curve."""
-    found = seen(run, "roc", "binary", "multiclass")
+    found = seen(run, "roc")
     made, axes = figure()
     for (name, scores, positive), colour, line in zip(one_against_the_rest(found), COLOURS, LINES):
         misses, hits = diagnosis.roc(scores, positive)
@@ -241,7 +246,7 @@ def plot_roc(run: Any) -> Any:
 
 def plot_precision_recall(run: Any) -> Any:
     """Precision against recall at every threshold; guessing has the class's share as its precision."""
-    found = seen(run, "precision_recall", "binary", "multiclass")
+    found = seen(run, "precision_recall")
     made, axes = figure()
     for (name, scores, positive), colour, line in zip(one_against_the_rest(found), COLOURS, LINES):
         recall, precision = diagnosis.precision_recall(scores, positive)
@@ -255,7 +260,7 @@ def plot_precision_recall(run: Any) -> Any:
 
 def plot_calibration(run: Any) -> Any:
     """How often what was predicted came true, in bins of like size with 95 % intervals, and how often each probability was predicted."""
-    found = seen(run, "calibration", "binary", "multiclass", "multilabel")
+    found = seen(run, "calibration")
     bins = diagnosis.calibration_bins(found)
     made, (left, right) = figure(2)
     x, y = np.array([one.predicted for one in bins]), np.array([one.observed for one in bins])
@@ -307,7 +312,7 @@ def plot_importance(run: Any) -> Any:
 def plot_boundary(run: Any) -> Any:
     """What the model says over the plane of its two number inputs, with the rows on it."""
     names = diagnosis.two_inputs(run)
-    found = seen(run, "boundary", "binary", "multiclass", "regression")
+    found = seen(run, "boundary")
     inputs = run._encoded[found.split].inputs[found.places]
     columns = run._predictor.columns
     center, scale = np.zeros(2), np.ones(2)

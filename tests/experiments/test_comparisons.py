@@ -62,6 +62,13 @@ def test_a_run_that_has_not_ended_is_refused_and_not_trained_on(splits: Any, tmp
     assert (tmp_path / "half" / "history.jsonl").read_bytes() == before
 
 
+def test_one_training_given_twice_is_refused_and_two_settings_that_end_alike_are_not(splits: Any, tmp_path: Path) -> None:
+    runs = [fs.fit("linear", splits, epochs=2, patience=patience, folder=tmp_path, name=name, quiet=True) for name, patience in (("a", 5), ("b", 5), ("c", 6))]
+    with pytest.raises(fs.UsageError, match=r"a and .*b are one training"):
+        fs.compare(*runs)
+    assert runs[0].weights_sha256 == runs[2].weights_sha256 and len(fs.compare(runs[0], runs[2]).rows) == 2
+
+
 def test_a_measured_difference_of_a_run_with_itself_is_nothing(splits: Any) -> None:
     run = fs.fit(Net, splits, lr=0.03, epochs=2, **QUIET)
     found = measure(run)

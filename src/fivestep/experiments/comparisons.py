@@ -28,7 +28,7 @@ def compare(*runs_or_folders: Any, split: str = "val", metric: str | None = None
     """Runs beside each other on the same rows: each score with its interval, and its difference to the best, paired by row and seed.
 
     `runs_or_folders` are runs, their folders, or results of `cross_validate` on the same folds. Runs with the same settings but other seeds are one variant;
-    a variant with one seed is never called better or worse. `metric` is "loss" or a metric's name; by default the loss where all runs have the same one, else
+    a variant with one seed is never called better or worse, and one training given twice is a UsageError. `metric` is "loss" or a metric's name; by default the loss where all runs have the same one, else
     the first metric of the task. `split="test"` counts a look for each run. `objects` are what `load_run` takes where a folder cannot hold it. Raises MissingInputError
     for a run that has not ended.
     """
@@ -55,6 +55,8 @@ def compare(*runs_or_folders: Any, split: str = "val", metric: str | None = None
     for one in opened:
         facts = {key: value for key, value in one.settings.asked.items() if key not in ("seed", "folder", "name", "model_args")} | {"model": model_facts(one)}
         by_settings.setdefault(json.dumps(facts, sort_keys=True, default=str), []).append(one)
+    for alike in by_settings.values():
+        refuse_twice(alike)
     tables = [json.loads(key) for key in by_settings]
     differing = [key for key in dict.fromkeys(key for table in tables for key in table) if len({json.dumps(table.get(key)) for table in tables}) > 1]
     measured = []
@@ -86,6 +88,19 @@ def compare_folds(results: Sequence[Sweep]) -> Comparison:
 
 
 # -- small things ------------------------------------------------------------------------------------------------------------------------------------------------
+
+
+def refuse_twice(alike: Sequence[Run]) -> None:
+    """UsageError where two runs with the same settings have the same weights: they would count as two seeds that agree."""
+    seen: dict[str, Run] = {}
+    for one in alike:
+        other = seen.setdefault(one.weights_sha256, one)
+        if other is not one:
+            names = " and ".join(str(run.folder) if run.folder is not None else "a run without a folder" for run in (other, one))
+            raise UsageError(
+                f"{names} are one training: the same settings, the same weights. It would count twice, as two seeds that agree. Name it once; "
+                "another seed= or another setting makes a second one."
+            )
 
 
 def measured_of(name: str, found: Sequence[Measurement], replicates: tuple[Any, ...]) -> Measured:

@@ -98,7 +98,7 @@ figure,p,tr,.finding,.tiles li,.scroll:not(:has(tbody tr:nth-child(16))){break-i
 details::details-content{content-visibility:visible;block-size:auto;opacity:1}pre{white-space:pre-wrap;font-size:7pt}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
 
-BREAKS = re.compile(r"[_/\\]+(?=[^\s_/\\])|[.,:;=(-](?=[^\W\d])|[a-z](?=[A-Z][a-z])")
+BREAKS = re.compile(r"[_/\\]+(?=[^\s_/\\])|(?:[.,:;=-]|(?<=\S)\()(?=[^\W\d])|[a-z](?=[A-Z][a-z])")
 LONG_WORD = re.compile(r"[^\W_]{20}(?=[^\W_]{5})")
 MANY_COLUMNS = 9  # more are set smaller on paper
 SHORT_NAME = 18  # characters of a row's name that is never broken
@@ -139,6 +139,8 @@ def breakable(value: Any, most: int = 300) -> str:
     'body_<wbr>mass_<wbr>g'
     >>> breakable("CrossEntropyLoss(lr=0.001)")
     'Cross<wbr>Entropy<wbr>Loss(<wbr>lr=0.001)'
+    >>> breakable("run-7 (linear)")
+    'run-7 (linear)'
     """
     marked = LONG_WORD.sub("\\g<0>\0", BREAKS.sub("\\g<0>\0", html.unescape(text(value, most))))
     return html.escape(marked).replace("\0", "<wbr>")

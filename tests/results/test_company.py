@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import fivestep as fs
+from fivestep.model.resampling import make_units, standard_errors
 from fivestep.results import company as companions
 
 QUICK = dict(folder=None, quiet=True, checks=False, device="cpu", calibrate=False)
@@ -54,6 +55,15 @@ def test_who_does_better_is_named_plainly_and_who_does_not_is_not() -> None:
     good = fs.fit("linear", splits, epochs=300, lr=0.05, batch_size=64, **QUICK).company()
     assert "linear model" not in [one.name for one in good.better] and "ahead on these rows: linear model" not in repr(good)
     assert good.measure == "RMSE" and good.ours < good.no_skill
+
+
+def test_groups_that_were_drawn_make_the_noise_of_a_difference() -> None:
+    """Within a group all rows differ alike: 10 groups of 50 rows are 10 things, not 500."""
+    differences = torch.randn(10, generator=torch.Generator().manual_seed(0), dtype=torch.float64).repeat_interleave(50)
+    by_row = companions.paired(differences, None, make_units(500))[1]
+    by_group = companions.paired(differences, None, make_units(500, groups=torch.arange(10).repeat_interleave(50)))[1]
+    assert by_row == pytest.approx(float(differences.std(correction=0)) / 500**0.5 * standard_errors(500) / 1.96)
+    assert by_group == pytest.approx(by_row * 50**0.5 * standard_errors(10) / standard_errors(500))
 
 
 def test_our_error_is_that_of_evaluate_and_no_skill_is_the_best_constant() -> None:

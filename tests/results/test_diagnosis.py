@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from reported import QUIET, houses, make
 import fivestep as fs
 from fivestep.results import diagnosis, drift
 from fivestep.results.importance import importance
+from fivestep.results.report_rows import rows_section
 
 sklearn = pytest.importorskip("sklearn.metrics")
 
@@ -73,6 +76,36 @@ def test_drift_is_found_in_the_column_that_moved_and_in_no_other(tmp_path):
     assert ("price", "test") not in {(one.name, one.split) for one in drift.drift(splits)}  # a test split's targets are not looked at
 
 
+def shops(column: str, seed: int = 0):
+    """60 groups of 20 rows. `shop` is the group itself, `size` a number and `kind` a letter that each group has one of, `x` one a row; split by group."""
+    draw = np.random.default_rng(seed)
+    group = np.arange(60).repeat(20)
+    table = {"shop": np.array([f"shop {number:02}" for number in group]), "size": draw.normal(size=60)[group], "kind": draw.choice(list("abc"), 60)[group],
+             "x": draw.normal(size=1200), "gid": group}  # fmt: skip
+    table["y"] = table["x"] + draw.normal(size=60)[group] * 3
+    return fs.Data.table({name: table[name] for name in (column, "x", "gid", "y")}, target="y", drop=["gid"]).split(group="gid", seed=seed)
+
+
+def test_values_that_training_never_had_are_drift():
+    found = [one for one in drift.drift(shops("shop")) if one.name == "shop"]
+    assert [one.unseen for one in found] == [1.0, 1.0] and all("100% of its rows have values that training never had" in one.reasons for one in found)
+    rare = np.array([f"name {number}" for number in np.random.default_rng(0).integers(0, 2000, 1000)], dtype=object)  # most names once: new ones are no wonder
+    assert not drift.compare_columns("name", "category", "val", rare[:800], rare[800:]).differs
+
+
+@pytest.mark.parametrize("column", ["size", "kind"])
+def test_where_groups_were_drawn_a_column_that_each_group_has_one_of_is_no_drift(column):
+    assert not [one for seed in range(10) for one in drift.drift(shops(column, seed)) if one.differs and one.name != "y"]
+
+
+def test_missing_numbers_are_drift():
+    draw = np.random.default_rng(0)
+    one, other = draw.normal(size=400), np.where(np.arange(90) < 64, np.nan, draw.normal(size=90))
+    assert drift.compare_columns("z", "number", "test", one, other).reasons == ("0% missing in training, 71% there",)
+    assert drift.compare_columns("z", "number", "test", one, np.full(90, np.nan)).reasons == ("0% missing in training, 100% there",)
+    assert not drift.compare_columns("z", "number", "test", one, one[:90]).differs
+
+
 def test_importance_is_large_for_what_is_used_and_holds_nothing_against_noise(tmp_path):
     found = importance(make("houses", None), "val")
     by_name = {row.name: row for row in found.rows}
@@ -114,6 +147,47 @@ def test_subgroups_name_the_group_that_is_served_worse():
     assert sum(row.num_rows for row in rows) == len(run.splits.val)
 
 
+def test_subgroups_of_a_split_by_group_are_told_as_surely_as_its_scores():
+    """No subgroup differs in truth: where rows were drawn again one by one, a quarter of them looked worse."""
+    worse = 0
+    for seed in range(6):
+        run = fs.fit("linear", shops("kind", seed), epochs=5, folder=None, **QUIET)
+        worse += sum(row.apart for row in diagnosis.subgroups(run, diagnosis.predicted(run, "val"))[2])
+    assert worse <= 1
+
+
+def test_a_subgroup_that_lacks_a_class_has_no_balanced_accuracy():
+    run = make("useless", None)
+    found = diagnosis.predicted(run, "val")
+    metric, _, rows = diagnosis.subgroups(run, found)
+    with_both = {
+        city
+        for city in ("Bonn", "Oslo")
+        if len({int(target) for row, target in zip(found.rows, found.targets) if run.splits.val.data.typed.column("city").values[int(row)] == city}) == 2
+    }
+    assert metric == "balanced_accuracy" and {row.value for row in rows if row.column == "city"} & {"Bonn", "Oslo"} == with_both
+
+
+def test_a_target_that_is_constant_in_training_is_measured_in_its_own_unit():
+    values, targets = torch.tensor([[1.0, 5.5]]), torch.tensor([[0.0, 5.0]])
+    losses, _ = diagnosis.row_losses("regression", values.double(), targets.double(), torch.tensor([[0.0, 5.0], [2.0, 5.0]]))
+    assert losses.tolist() == [0.75]
+
+
+def test_rows_are_found_again_by_their_number_their_id_and_their_date():
+    table = {
+        "when": ["2024-03-11", "2024-03-12"] * 60,
+        "id": [1000000 + number * 7 % 120 for number in range(120)],
+        "y": [None] * 20 + [float(number % 7) for number in range(100)],
+    }
+    data = fs.Data.table(table, target="y", columns={"id": "number", "when": "date"}, without_target="drop")
+    run = fs.fit("linear", data.split(), epochs=1, folder=None, **QUIET)
+    found = diagnosis.predicted(run, "val")
+    row = int(found.rows[diagnosis.worst(found, 1)])
+    assert diagnosis.input_values(run, "val", row, ["when"])[0] == table["when"][row + 20] and diagnosis.value_text(float(table["id"][row + 20])).isdigit()
+    assert f'<th scope="row" class="n">{row + 20}</th>' in rows_section(run, found, None)
+
+
 def test_the_worst_rows_are_those_of_the_data_in_order_of_their_loss():
     run = make("useless", None)
     found = diagnosis.predicted(run, "val")
@@ -130,6 +204,14 @@ def test_losses_of_rows_add_up_to_the_score():
     assert float(found.losses.mean()) == pytest.approx(run.evaluate("val")["log_loss"].value, rel=1e-6)
     run = make("houses", None)
     assert float(diagnosis.predicted(run, "val").losses.mean()) == pytest.approx(run.evaluate("val")["mae"].value, rel=1e-6)
+
+
+def test_equal_probabilities_stand_in_one_bin_of_calibration():
+    """Rows sorted by class: cut in the middle of a tie, a bin would hold one class alone."""
+    sure = torch.tensor([0.4] * 60 + [0.6] * 40).double()
+    targets = torch.tensor([0] * 36 + [1] * 24 + [0] * 16 + [1] * 24)
+    found = replace(diagnosis.predicted(make("useless", None), "val"), values=torch.stack([1 - sure, sure], 1), targets=targets)
+    assert [(one.count, round(one.predicted, 3), round(one.observed, 3)) for one in diagnosis.calibration_bins(found)] == [(60, 0.4, 0.4), (40, 0.6, 0.6)]
 
 
 def test_bins_of_calibration_hold_all_rows_once():

@@ -28,9 +28,10 @@ def compare(*runs_or_folders: Any, split: str = "val", metric: str | None = None
     """Runs beside each other on the same rows: each score with its interval, and its difference to the best, paired by row and seed.
 
     `runs_or_folders` are runs, their folders, or results of `cross_validate` on the same folds. Runs with the same settings but other seeds are one variant;
-    a variant with one seed is never called better or worse, and one training given twice is a UsageError. `metric` is "loss" or a metric's name; by default the loss where all runs have the same one, else
-    the first metric of the task. `split="test"` counts a look for each run. `objects` are what `load_run` takes where a folder cannot hold it. Raises MissingInputError
-    for a run that has not ended.
+    a variant with one seed is never called better or worse. `metric` is "loss" or a metric's name; by default the loss where all runs have the same one, else the
+    first metric of the task. `split="test"` counts a look for each run. `objects` are what `load_run` takes where a folder cannot hold it.
+
+    Raises DataError for runs on other rows, UsageError for one training given twice, MissingInputError for a run that has not ended.
     """
     if len(runs_or_folders) < 2:
         raise UsageError("compare needs at least two runs: fs.compare(run, other), or fivestep compare RUN RUN.")

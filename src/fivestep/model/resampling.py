@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -156,6 +157,16 @@ def interval(values: Tensor, num_independent: int) -> tuple[float, float] | None
     tail = _tail(num_independent)
     low, high = torch.quantile(finite, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return low, high
+
+
+def standard_errors(num_independent: int) -> float:
+    """How many standard errors a 95 % interval reaches to each side, from so many independent things; from one alone no number is enough, and a million stands
+    for that.
+
+    >>> round(standard_errors(10_000), 2), round(standard_errors(5), 2)
+    (1.96, 3.1)
+    """
+    return -NormalDist().inv_cdf(_tail(num_independent)) if num_independent > 1 else 1e6
 
 
 def _tail(m: int) -> float:

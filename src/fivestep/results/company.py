@@ -19,6 +19,8 @@ from torch import Tensor
 
 from fivestep import displays, seeds
 from fivestep.errors import UsageError
+from fivestep.model.resampling import Units, make_units, standard_errors
+from fivestep.results.diagnosis import dependence
 
 MOST_ROWS = 20_000  # training rows of a companion, drawn under a seed of its own
 MOST_COLUMNS = 2_000  # encoded inputs of the linear model; its normal equations grow with their square
@@ -31,7 +33,8 @@ NOISE = 1.96  # standard errors of the paired difference
 
 @dataclass(frozen=True)
 class Companion:
-    """Another model on the same rows: its error, and ours minus its (above 0: it is better) with the standard error of that paired difference.
+    """Another model on the same rows: its error, and ours minus its (above 0: it is better) with the standard error of that paired difference, made larger where
+    few groups or blocks of time tell it.
 
     The difference is of log losses, or of mean squared errors. `note` says what was left out to keep it cheap.
     """
@@ -116,10 +119,12 @@ def company(run: Any, split: str = "val") -> Company:
     train_weights = None if train_weights is None else train_weights[rows].double()
     num_classes = len(splits.classes) if task != "regression" else 0
     own = losses(ours, targets, num_classes)
+    drawn = dependence(run, split, torch.arange(len(scored)))
+    units = make_units(len(scored), groups=drawn.get("groups"), times=drawn.get("blocks_of_time"), seed=run._seed)
 
     def stand(name: str, predicted: Tensor, started: float, note: str) -> Companion:
         theirs = losses(predicted, targets, num_classes)
-        difference, noise = paired(own - theirs, weights)
+        difference, noise = paired(own - theirs, weights, units)
         return Companion(name, shown(theirs, weights, num_classes), difference, noise, time.perf_counter() - started, note)
 
     found = []
@@ -133,7 +138,7 @@ def company(run: Any, split: str = "val") -> Company:
     if trees is not None:
         found.append(stand("gradient-boosted trees", trees, started, few))
     constant = no_skill(train_targets[rows], num_classes, train_weights).expand(len(scored), -1)
-    measure = "log loss" if num_classes else "RMSE"
+    measure = ("log loss" if num_classes else "RMSE") + (" (weighted)" if weights is not None else "")
     return Company(split, measure, shown(own, weights, num_classes), shown(losses(constant, targets, num_classes), weights, num_classes), tuple(found))
 
 
@@ -157,11 +162,13 @@ def shown(row_losses: Tensor, weights: Tensor | None, num_classes: int) -> float
     return value if num_classes else math.sqrt(value)
 
 
-def paired(differences: Tensor, weights: Tensor | None) -> tuple[float, float]:
-    """The mean difference of the same rows, and its standard error."""
+def paired(differences: Tensor, weights: Tensor | None, units: Units) -> tuple[float, float]:
+    """The mean difference of the same rows, and its standard error: of rows, of groups or of blocks of time, as the split was made."""
     middle = mean(differences, weights)
     weights = torch.ones_like(differences) if weights is None else weights.double()
-    return middle, math.sqrt(float((weights * (differences - middle)).square().sum())) / float(weights.sum())
+    of_blocks = units.sums_of_blocks(units.sum_by_unit((weights * (differences - middle))[:, None]))
+    error = math.sqrt(float(of_blocks.square().sum()) / units.block_length) / float(weights.sum())
+    return middle, error * standard_errors(units.num_independent) / NOISE
 
 
 def no_skill(targets: Tensor, num_classes: int, weights: Tensor | None) -> Tensor:

@@ -14,6 +14,7 @@ from fivestep import files
 from fivestep._version import __version__
 from fivestep.results.figures_svg import strip
 from fivestep.results.page import Cell, number, number_text, page, paragraph, section, table, text
+from fivestep.results.report_verdict import counted
 
 LOOKS = {"best": "good", "worse": "bad", "worse with this seed": "warn", "diverged": "bad", "refused": "bad"}
 MOST_ROWS = 200
@@ -46,20 +47,21 @@ def verdict(comparison: Any) -> str:
     best, others = comparison.rows[0], comparison.rows[1:]
     close = [row for row in others if row.verdict.startswith("could be luck")]
     behind = [row for row in others if row.verdict == "worse with this seed"]
+    worse = [row for row in others if row.difference is not None]
+    all_of_them = "the other one" if len(worse) == 1 else f"all {len(worse)} others"
+    unscored = f" {counted(len(others) - len(worse), 'variant')} could not be scored in each of its trainings." if len(worse) < len(others) else ""
     if best.score.value != best.score.value:
         look, told = "bad", "No variant could be scored in each of its trainings, so none is the best."
-    elif comparison.better:
-        look, told = "good", f"{best.name} is shown better than all {len(others)} others."
+    elif comparison.better and worse:
+        look, told = "good", f"{best.name} is shown better than {all_of_them}.{unscored}"
     elif close:
-        count = (
-            "the other one" if len(others) == 1 else f"all {len(others)} others" if len(close) == len(others) else f"{len(close)} of the {len(others)} others"
-        )
-        look, told = "warn", f"{best.name} has the best score, but its lead over {count} could be luck."
+        count = all_of_them if len(close) == len(worse) else f"{len(close)} of the {len(worse)} others"
+        look, told = "warn", f"{best.name} has the best score, but its lead over {count} could be luck.{unscored}"
     elif behind:
-        count = "the other one" if len(others) == 1 else f"all {len(others)} others"
-        look, told = "warn", f"{best.name} is ahead of {count} on these rows, with one seed each: whether the setting or the seed did it is not told."
+        seed = "with one seed each: whether the setting or the seed did it is not told."
+        look, told = "warn", f"{best.name} is ahead of {all_of_them} on these rows, {seed}{unscored}"
     else:
-        look, told = "warn", f"{best.name} stands alone: there is nothing to compare it with."
+        look, told = "warn", f"{best.name} stands alone: there is nothing to compare it with.{unscored}"
     where = {"val": "validation rows", "test": "test rows"}.get(comparison.split, comparison.split)
     better = "higher" if comparison.higher_is_better else "lower"
     return f'<div class="verdict {look}"><p><strong>{text(told, 900)}</strong></p>{paragraph(f"{comparison.metric} on {where}; {better} is better.")}</div>'

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fivestep.data.values import as_text
+from fivestep.data.values import TIMES, as_text
 from fivestep.errors import FivestepError, UsageError
 from fivestep.model import metrics as scoring
 from fivestep.model.evidence import IGNORED_LABEL
 
 CLASSED = ("binary", "multiclass", "multilabel")
+FEW_UNITS = 5  # fewer groups or times tell nothing of a subgroup
 FEW_GROUPS = 12  # a column with more values is no set of subgroups
 
 
@@ -129,7 +130,19 @@ def row_losses(task: str, values: Tensor, targets: Tensor, train_targets: Tensor
     if errors.shape[1] == 1:
         return errors[:, 0], "absolute error"
     reference = targets if train_targets is None else train_targets.double().reshape(len(train_targets), -1)
-    return (errors / reference.std(0, correction=0).clamp(min=1e-12)).mean(1), "absolute error in deviations"
+    deviations = reference.std(0, correction=0)
+    deviations = torch.where(deviations > 1e-12 * reference.abs().amax(0), deviations, 1.0)  # a target that is constant in training
+    return (errors / deviations).mean(1), "absolute error in deviations"
+
+
+def dependence(run: Any, split: str, places: Tensor) -> dict[str, Any]:
+    """`groups=` or `blocks_of_time=` for an interval on these rows of a split, as it was made; empty where rows were drawn one by one."""
+    splits, part = run.splits, run.splits.part(split)
+    for given, key in ((splits.group, "groups"), (splits.time, "blocks_of_time")):
+        values = splits.values_of(given, part)
+        if values is not None:
+            return {key: torch.as_tensor(np.unique(np.asarray(values)[places.numpy()], return_inverse=True)[1].astype("int64"))}
+    return {}
 
 
 # -- classes --------------------------------------------------------------------------------------------------------------------------------------------------
@@ -221,7 +234,8 @@ class Bin:
 
 
 def calibration_bins(found: Predicted, bins: int = 10) -> list[Bin]:
-    """Up to `bins` bins of like size: probability of class 1 against its share (two classes, labels), else how sure against how often right."""
+    """Up to `bins` bins of like size, equal probabilities in one: probability of class 1 against its share (two classes, labels), else how sure against how often
+    right."""
     if found.task == "binary":
         sure, right = found.values[:, 1], (found.targets == 1).double()
     elif found.task == "multilabel":
@@ -229,8 +243,11 @@ def calibration_bins(found: Predicted, bins: int = 10) -> list[Bin]:
     else:
         sure, right = found.values.max(1).values, (found.labels == found.targets).double()
     order = sure.argsort(stable=True)
+    ordered, count = sure[order], max(1, min(bins, len(order) // 10))
+    ends = torch.tensor([len(order) * (position + 1) // count for position in range(count)])
+    ends = torch.searchsorted(ordered, ordered[ends - 1], right=True).unique()
     made = []
-    for chunk in order.tensor_split(max(1, min(bins, len(order) // 10))):
+    for chunk in order.tensor_split(ends[:-1]):
         count, share = len(chunk), float(right[chunk].mean())
         made.append(Bin(count, float(sure[chunk].mean()), share, *wilson(share, count)))
     return made
@@ -257,15 +274,16 @@ def worst(found: Predicted, count: int = 10) -> Tensor:
 
 
 def input_values(run: Any, split: str, row: int, names: Sequence[str]) -> list[Any]:
-    """The values of a table's row (a row number of the split's data) in these columns, as they were read; yes and no as they are written there."""
+    """The values of a table's row (a row number of the split's data) in these columns, as they were read; yes, no and times as they are written there."""
     typed = run.splits.part(split).data.typed
     return [values_as_written(typed, name, np.array([row]))[0] for name in names]
 
 
 def values_as_written(typed: Any, name: str, rows: np.ndarray) -> np.ndarray:
-    """A column's values at `rows`: float64, or an object array of texts and None. A boolean is "Yes" or "No" if that stands in the file, not 1 or 0."""
+    """A column's values at `rows`: float64, or an object array of texts and None. A boolean is "Yes" or "No" if that stands in the file, not 1 or 0, and a date
+    is no number of seconds."""
     values = typed.column(name).values
-    if typed.column(name).kind == "boolean":
+    if typed.column(name).kind in ("boolean", *TIMES):
         values = as_text(typed.table.column(name).gather(rows), typed.options)
     elif isinstance(values, np.ndarray):
         return values[rows]
@@ -279,7 +297,8 @@ def values_as_written(typed: Any, name: str, rows: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Subgroup:
-    """The score of the rows with one value of a column. `apart`: its whole interval lies on the bad side of the score of all rows."""
+    """The score of the rows with one value of a column. `apart`: its whole interval (of groups or blocks of time, where the split is) lies on the bad side of the
+    score of all rows."""
 
     column: str
     value: str
@@ -303,7 +322,7 @@ def subgroups(run: Any, found: Predicted, columns: Sequence[str] | None = None) 
         metric = "balanced_accuracy" if largest >= 0.8 else "accuracy"
     typed = run.splits.part(found.split).data.typed
     whole = scored(found, metric, torch.arange(len(found)))
-    train_targets = run._targets("train")
+    train_targets, resampling = run._targets("train"), dependence(run, found.split, found.places)
     rows = []
     for column in typed.columns:
         if column.use == "target" or column.name in run.splits.train.data.target_names or (columns is not None and column.name not in columns):
@@ -318,33 +337,37 @@ def subgroups(run: Any, found: Predicted, columns: Sequence[str] | None = None) 
         if not 2 <= len(names) <= FEW_GROUPS:
             continue
         for name, count in zip(names, counts):
+            at = torch.as_tensor(np.flatnonzero(texts == name))
+            if metric == "balanced_accuracy" and len(found.targets[at].unique()) < len(found.targets.unique()):
+                continue  # a mean of other recalls than that of all rows
             try:
-                score = scored(found, metric, torch.as_tensor(np.flatnonzero(texts == name)), train_targets)
+                score = scored(found, metric, at, train_targets, **{key: codes[at] for key, codes in resampling.items()})
             except FivestepError:
-                continue  # a group without a score, such as balanced accuracy of one class
+                continue  # a group without a score
             bad = score.low is not None and (score.high < float(whole) if score.higher_is_better else score.low > float(whole))
+            bad = bad and all(len(codes[at].unique()) >= FEW_UNITS for codes in resampling.values())
             rows.append(Subgroup(column.name, str(name), score, int(count), bool(bad)))
-    return metric, float(whole), rows
+    return metric, float(whole), sorted(rows, key=lambda row: not row.apart)
 
 
-def scored(found: Predicted, metric: str, at: Tensor, train_targets: Tensor | None = None) -> Any:
-    """One metric of some rows of `found`, with its interval and baseline."""
+def scored(found: Predicted, metric: str, at: Tensor, train_targets: Tensor | None = None, **resampling: Any) -> Any:
+    """One metric of some rows of `found`, with its interval (see `dependence`) and baseline."""
     values, targets = found.values[at], found.targets[at]
     if isinstance(train_targets, Tensor) and found.task in ("binary", "multiclass"):
         train_targets = train_targets.long().flatten()
-    return scoring.score(found.task, values, targets, metrics=[metric], train_targets=train_targets, samples=500, split=found.split)[metric]
+    return scoring.score(found.task, values, targets, metrics=[metric], train_targets=train_targets, samples=500, split=found.split, **resampling)[metric]
 
 
 def value_text(value: Any) -> str:
-    """A value of a column as people read it: 3.0 as 3, a missing one as a dash.
+    """A value of a column as people read it: 3.0 as 3 and an id with all its digits, a missing one as a dash.
 
-    >>> value_text(3.0), value_text(0.123456789), value_text(None)
-    ('3', '0.123457', '-')
+    >>> value_text(3.0), value_text(0.123456789), value_text(1000269.0), value_text(None)
+    ('3', '0.123457', '1000269', '-')
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     if isinstance(value, (float, np.floating)):
-        return f"{value:.6g}"
+        return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else f"{value:.6g}"
     return str(value)
 
 

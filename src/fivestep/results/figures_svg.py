@@ -6,6 +6,7 @@ print; matplotlib's SVG has its colours fixed, is ten times as large, and takes 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -59,8 +60,8 @@ def chart(
         y_low, y_high = min(y_low, level), max(y_high, level)
     y_ticks = log_ticks(y_low, y_high) if log_y else ticks(y_low, y_high, 5)
     x_ticks = [tick for tick in ticks(x_low, x_high, 5) if not whole_x or tick == round(tick)]
-    left, right, top, bottom = 58, 6 + 4 * max((len(tick_text(tick)) for tick in x_ticks), default=0), 14, 46
-    left = max(left, 30 + 8 * max((len(tick_text(tick)) for tick in y_ticks), default=0))  # the axis' name stands left of the longest number
+    left, right, top, bottom = 58, 6 + 4 * max((len(tick_text(tick, gap(x_ticks))) for tick in x_ticks), default=0), 14, 46
+    left = max(left, 30 + 8 * max((len(tick_text(tick, gap(y_ticks))) for tick in y_ticks), default=0))  # the axis' name stands left of the longest number
     frame_width, frame_height = width - left - right, height - top - bottom
 
     def at_x(value: float) -> float:
@@ -76,11 +77,13 @@ def chart(
     parts = []
     for tick in y_ticks:
         y = at_y(tick)
-        parts.append(f'<path class="grid" d="M{left} {y:.1f}H{width - right}"/><text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{tick_text(tick)}</text>')
+        parts.append(
+            f'<path class="grid" d="M{left} {y:.1f}H{width - right}"/><text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{tick_text(tick, gap(y_ticks))}</text>'
+        )
     for tick in x_ticks:
         x = at_x(tick)
         parts.append(
-            f'<path class="grid" d="M{x:.1f} {top}V{top + frame_height}"/><text x="{x:.1f}" y="{height - bottom + 17}" text-anchor="middle">{tick_text(tick)}</text>'
+            f'<path class="grid" d="M{x:.1f} {top}V{top + frame_height}"/><text x="{x:.1f}" y="{height - bottom + 17}" text-anchor="middle">{tick_text(tick, gap(x_ticks))}</text>'
         )
     if diagonal:
         low, high = max(x_low, y_low), min(x_high, y_high)
@@ -238,17 +241,26 @@ def log_ticks(low: float, high: float) -> list[float]:
     return found if len(found) >= 2 else ticks(low, high, 4)
 
 
-def tick_text(value: float) -> str:
-    """
+def gap(ticks: Sequence[float]) -> float:
+    """The least step between neighbours."""
+    return min((after - before for before, after in itertools.pairwise(ticks)), default=0.0)
+
+
+def tick_text(value: float, step: float = 0.0) -> str:
+    """A tick of an axis whose ticks are `step` apart, with the digits that tell it from its neighbours.
+
     >>> tick_text(0.30000000000000004), tick_text(250000.0), tick_text(-2.0)
     ('0.3', '250k', '\N{MINUS SIGN}2')
+    >>> tick_text(1000.5, 0.5), tick_text(20010000.0, 10000.0)
+    ('1,000.5', '2.001e7')
     """
     if abs(value) >= 1e7 or (value and abs(value) < 1e-3):
-        told = f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
+        digits = max(3, math.floor(math.log10(abs(value) / step) + 1e-9) + 1) if step > 0 else 3
+        told = f"{value:.{min(digits, 12)}g}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
     elif abs(value) >= 100_000:
         told = f"{value / 1000:,.10g}k"
     elif abs(value) >= 1_000:
-        told = f"{value:,.0f}"
+        told = f"{value:,.{max(0, math.ceil(-math.log10(step) - 1e-9)) if step > 0 else 0}f}"
     else:
         told = f"{round(value, 10):.10g}"
     return told.replace("-", "\N{MINUS SIGN}", 1) if told.startswith("-") else told

@@ -11,13 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fivestep import seeds
 from fivestep.model import metrics as scoring
-from fivestep.results.diagnosis import CLASSED, beside, predicted
+from fivestep.results.diagnosis import CLASSED, beside, dependence, predicted
 from fivestep.results.predictor import ArrayRows
 
 MOST_IMPORTANCE_ROWS = 2_000  # rows that permutation importance predicts again for each column; its interval says what fewer rows cost
@@ -143,13 +142,3 @@ def permutable(run: Any, split: str, inputs: Any, places: Tensor) -> tuple[list[
             return encoder(other_numbers, other_codes)
 
     return [name for name, _, _ in where], dealt_table
-
-
-def dependence(run: Any, split: str, places: Tensor) -> dict[str, Any]:
-    """`groups=` or `blocks_of_time=` for an interval on these rows of a split, as it was made; empty where rows were drawn one by one."""
-    splits, part = run.splits, run.splits.part(split)
-    for given, key in ((splits.group, "groups"), (splits.time, "blocks_of_time")):
-        values = splits.values_of(given, part)
-        if values is not None:
-            return {key: torch.as_tensor(np.unique(np.asarray(values)[places.numpy()], return_inverse=True)[1].astype("int64"))}
-    return {}

@@ -171,7 +171,7 @@ def number_text(value: float, digits: int = 4) -> str:
         return str(value)
     if float(value).is_integer() and abs(value) < 1e12:
         return f"{int(value):,}"
-    if abs(value) >= 10 ** (digits - 1):
+    if 10 ** (digits - 1) <= abs(value) < 1e12:
         return f"{value:,.0f}"
     return f"{value:.{digits}g}"
 

@@ -22,7 +22,7 @@ from fivestep.results.report_data import data_section
 from fivestep.results.report_errors import errors_section
 from fivestep.results.report_record import again_section, findings_section, settings_section
 from fivestep.results.report_rows import importance_section, rows_section, subgroups_section
-from fivestep.results.report_verdict import METRIC_NAMES, headline, scores_section, tiles, verdict
+from fivestep.results.report_verdict import METRIC_NAMES, headline, keeps_best, scores_section, tiles, verdict
 
 
 def write(run: Any, path: str | Path | None = None) -> Path:
@@ -64,7 +64,8 @@ def render(run: Any) -> str:
     )
     body = "\n".join(section(anchor, title, content) for anchor, title, content in there)
     took = time.perf_counter() - started
-    footer = f"<footer>Made offline in {took:.1f} s. This page holds no script and fetches nothing. Checksums in MANIFEST.json prove that nothing changed by accident.</footer>"
+    sums = " Checksums in model.fivestep/MANIFEST.json prove that nothing of the model changed by accident." if run.folder is not None else ""
+    footer = f"<footer>Made offline in {took:.1f} s. This page holds no script and fetches nothing.{sums}</footer>"
     return page(
         f"{name}: fivestep report",
         f'{header}\n<nav aria-label="Sections"><ul>{links}</ul></nav>\n<main>{verdict(run, scores, found, looks, company)}{tiles(run, scores)}\n{body}</main>\n{footer}',
@@ -81,8 +82,7 @@ def training_section(run: Any) -> str:
         if rows:
             series.append(Series(label, [row[0] for row in rows], [row[1] for row in rows], colour))
     best = run.best
-    keeps_best = (run.settings.chosen.get("keep") or run.settings.asked.get("keep")) == "best"
-    marks = [(float(best["epoch"]), f"kept: epoch {best['epoch']}")] if best and keeps_best else []
+    marks = [(float(best["epoch"]), f"kept: epoch {best['epoch']}")] if best and keeps_best(run) else []
     values = [value for one in series for value in one.y if value is not None and math.isfinite(value)]
     log = bool(values) and min(values) > 0 and max(values) / min(values) > 20
     first, last = history[0], history[-1]
@@ -90,7 +90,7 @@ def training_section(run: Any) -> str:
     if best and best.get("val_loss") is not None:
         lowest = min((row for row in history if row.get("val_loss") is not None), key=lambda row: row["val_loss"])
         told += f", the validation loss was lowest, {number_text(lowest['val_loss'])}, in epoch {lowest['epoch']}"
-        if last.get("val_loss") is not None and last["val_loss"] > 1.1 * lowest["val_loss"] and lowest["epoch"] < last["epoch"]:
+        if last.get("val_loss") is not None and last["val_loss"] - lowest["val_loss"] > 0.1 * abs(lowest["val_loss"]) and lowest["epoch"] < last["epoch"]:
             told += f" and rose to {number_text(last['val_loss'])} by the end: what was learned after that epoch does not carry over to new rows"
     unit = diagnosis.loss_unit(run)
     known = ", ".join(filter(None, (unit.removesuffix(" target"), "log") if log else (unit,)))
@@ -98,18 +98,20 @@ def training_section(run: Any) -> str:
     parts = [figure(drawn, told + ".")]
     after = ""
     rates = [(row["epoch"], rate) for row in history for rate in row.get("lr", [])[:1]]
+    several = len({len(row.get("lr", [])) for row in history}) == 1 and len(set(history[0].get("lr", []))) > 1
+    of = " of the first group of parameters" if several else ""
     if rates:
         lrs = [rate for _, rate in rates]
         constant = max(lrs) == min(lrs)
         if constant:
-            after = paragraph(f"The learning rate was {number_text(lrs[0])} throughout.")
+            after = paragraph(f"The learning rate{of} was {number_text(lrs[0])} throughout." + (" Those of the others stand in the table." if several else ""))
         else:
             log_rate = min(lrs) > 0 and max(lrs) / min(lrs) > 20
             drawn = chart(
                 f"Learning rate from {number_text(lrs[0])} to {number_text(lrs[-1])}.", [Series("lr", [e for e, _ in rates], lrs)],
                 x_label="epoch", whole_x=True, y_label="learning rate" + (" (logarithmic)" if log_rate else ""), log_y=log_rate,
             )  # fmt: skip
-            parts.append(figure(drawn, f"The learning rate went from {number_text(lrs[0])} to {number_text(lrs[-1])}."))
+            parts.append(figure(drawn, f"The learning rate{of} went from {number_text(lrs[0])} to {number_text(lrs[-1])}."))
     known = {"epoch", "step", "train_loss", "val_loss", "test_loss", "lr", "seconds", "best"}
     for name in [str(key) for key in last if key not in known and isinstance(last[key], (int, float))][:4]:
         rows = [(row["epoch"], row[name]) for row in history if isinstance(row.get(name), (int, float))]

@@ -41,12 +41,7 @@ def data_section(run: Any) -> str:
             for one in found
         )
         differing = [one for one in found if one.differs]
-        told = "; ".join(
-            f"{SPLIT_NAMES[one.split]} differs by {one.distance:.2f}: {one.told[0]} in training, {one.told[1]} there"
-            if one.told[0]
-            else f"{SPLIT_NAMES[one.split]} differs by {one.distance:.2f}"
-            for one in differing
-        )
+        told = "; ".join(f"{SPLIT_NAMES[one.split]} {'; '.join(one.reasons)}" for one in differing)
         lines.append([
             line.name, line.kind, Cell(text(line.use), "long"), Cell(f"{line.num_missing:,}" if line.num_missing else "0", "n"), Cell(text(", ".join(map(str, line.examples)), 60), "long"),
             Cell(sketches), Cell(f'<span class="tag warn">differs</span> {text(told)}' if differing else ("alike" if found else ""), "long"),
@@ -58,7 +53,9 @@ def data_section(run: Any) -> str:
             "A score on such rows is a score on another kind of rows."
         )
         if differing_names
-        else paragraph("No column is distributed otherwise in the other splits than in training, beyond chance.")
+        else paragraph("No column is distributed otherwise in the other splits than in training, beyond chance and a distance of 0.1 (of 1).")
+        if drifts
+        else ""
     )
     caption = "Columns and how each is read; training rows are filled, the other split is the line. Targets of test rows are not looked at"
     if len(described_columns) > MOST_COLUMNS:
@@ -98,7 +95,7 @@ def split_words(splits: Any) -> str:
     """How the split was made, in a sentence."""
     options = splits.options
     if options.get("given"):
-        return "The data came already split" + (", or validation rows were drawn from the training data" if splits.val is not None else "") + "."
+        return "The data came already split."
     method = getattr(getattr(splits.how, "how", None), "method", "")
     column = next((str(options[key]) for key in ("group", "time", "stratify", "column") if isinstance(options.get(key), str)), "")
     told = {

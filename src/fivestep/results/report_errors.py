@@ -5,7 +5,6 @@ Enters: `Predicted` rows. Leaves: figures and tables as HTML; what they show is 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,9 +56,10 @@ def regression_figures(found: diagnosis.Predicted) -> str:
             )
         )  # fmt: skip
         low, high = np.percentile(residuals.numpy(), [0.5, 99.5])
+        low, high = min(low, 0.0), max(high, 0.0)  # the line of no error is in the picture
         edges = np.linspace(low, high if high > low else low + 1, 31)
         counts = np.histogram(np.clip(residuals.numpy(), edges[0], edges[-1]), edges)[0]
-        half, most = (float(residuals.abs().quantile(share)) if len(residuals) < 1_000_000 else math.nan for share in (0.5, 0.9))
+        half, most = np.quantile(residuals.abs().numpy(), [0.5, 0.9]).tolist()
         parts.append(
             figure(
                 histogram(
@@ -144,8 +144,8 @@ def class_table(found: diagnosis.Predicted, matrix: Tensor) -> str:
     rows = []
     order = range(len(found.classes))
     if len(found.classes) > 30:
-        recalls = matrix.diagonal() / matrix.sum(1).clamp(min=1)
-        order = recalls.argsort()[:30].tolist()  # type: ignore[assignment]
+        recalls = matrix.diagonal() / matrix.sum(1)  # NaN of a class without rows, which comes last
+        order = recalls.argsort(stable=True)[:30].tolist()  # type: ignore[assignment]
     for label in order:
         hits, there, called = int(matrix[label, label]), int(matrix[label].sum()), int(matrix[:, label].sum())
         recall = hits / there if there else None
@@ -210,8 +210,15 @@ def calibration_figure(found: diagnosis.Predicted) -> str:
         x_label=f"predicted {what}" if len(what) < 40 else "predicted probability", y_label=came, diagonal=True, x_range=(0, top), y_range=(0, top),
     )  # fmt: skip
     outside = sum(not one.low <= one.predicted <= one.high for one in bins)
-    told = "can be taken at their word" if outside <= max(1, len(bins) // 10) else f"cannot be taken at their word in {outside} of {len(bins)} bins"
-    return figure(drawn, f"Calibration, {bins[0].count:,} rows a bin with 95 % intervals: probabilities {told}. Below the dotted line the model is too sure.")
+    if outside > len(bins) // 10:
+        told = f"probabilities cannot be taken at their word in {outside} of {counted(len(bins), 'bin')}"
+    else:
+        told = "probabilities can be taken at their word" if len(bins) > 2 else "so few bins show no difference"
+    least, most = min(one.count for one in bins), max(one.count for one in bins)
+    size = f"{least:,} to {most:,}" if least < most else f"{least:,}"
+    of = {"multilabel": "labels of rows", "binary": "rows"}.get(found.task, "rows")
+    below = "the model is too sure" if found.task == "multiclass" else "it comes less often than predicted"
+    return figure(drawn, f"Calibration, {size} {of} a bin with 95 % intervals: {told}. Below the dotted line {below}.")
 
 
 def probability_figure(found: diagnosis.Predicted) -> str:

@@ -18,6 +18,8 @@ from fivestep.results.importance import Importances
 from fivestep.results.page import Cell, image, number, number_text, paragraph, table, text
 from fivestep.results.report_verdict import METRIC_NAMES, SPLIT_NAMES, counted
 
+MOST_GROUPS = 60  # subgroups that are shown one by one
+
 
 def rows_section(run: Any, found: diagnosis.Predicted, measured: Any) -> str:
     at = diagnosis.worst(found, 10)
@@ -29,10 +31,12 @@ def rows_section(run: Any, found: diagnosis.Predicted, measured: Any) -> str:
         if len(names) > 10 and isinstance(measured, Importances):
             names = [row.name for row in measured.rows[:10]]
         names = names[:10]
+    typed = run.splits.part(found.split).data.typed if kind == "table" else None
+    numbers = typed.rows if typed is not None else range(int(found.rows.max()) + 1)  # rows without a target were left out of the data, and count in the file
     rows = []
     for place in at.tolist():
         row = int(found.rows[place])
-        told: list[Any] = [Cell(f"{row:,}", "n")]
+        told: list[Any] = [Cell(f"{int(numbers[row]):,}", "n")]
         if found.task in ("binary", "multiclass"):
             label, true = int(found.labels[place]), int(found.targets[place])
             told += [
@@ -89,6 +93,8 @@ def described(found: diagnosis.Predicted, place: int) -> str:
         label, true = int(found.labels[place]), int(found.targets[place])
         sure = f"{float(found.values[place, label]):.0%}"
         return f"{found.classes[label]} ({sure}), right" if label == true else f"called {found.classes[label]} ({sure}), is {found.classes[true]}"
+    if found.values.shape[1] > 1:
+        return f"{found.loss_name} {number_text(float(found.losses[place]), 3)}"
     return f"predicted {number_text(float(found.values[place, 0]), 3)}, is {number_text(float(found.targets[place, 0]), 3)}"
 
 
@@ -133,7 +139,7 @@ def subgroups_section(run: Any, found: diagnosis.Predicted) -> str:
     first = min([row.score.low if row.score.low is not None else row.score.value for row in rows])
     last = max([row.score.high if row.score.high is not None else row.score.value for row in rows])
     first = min(first, 0.0) if metric == "mae" else first
-    for row in rows[:60]:
+    for row in rows[:MOST_GROUPS]:
         value, interval, _, _ = row.score.texts()
         drawn = strip_on(f"{value}, interval {interval or 'none'}", row.score, whole, first, last)
         shown.append([f"{row.column} = {row.value}", Cell(f"{row.num_rows:,}", "n"), Cell(text(value), "n"), Cell(text(interval or "–"), "n"), Cell(drawn),
@@ -147,6 +153,8 @@ def subgroups_section(run: Any, found: diagnosis.Predicted) -> str:
     caution = f". With {len(rows)} groups, about {max(1, round(len(rows) * 0.025))} would look so by chance alone." if len(rows) > 20 else "."
     name = METRIC_NAMES.get(metric, metric)
     caption = f"{name[0].upper()}{name[1:]} by the values of each category column, {SPLIT_NAMES[found.split]} rows; the line is all rows together"
+    if len(rows) > MOST_GROUPS:
+        caption += f". {MOST_GROUPS} of {len(rows)} groups, those that are worse first"
     return paragraph(told + caution) + table(caption, ["group", "rows", name, "95 % interval", "drawn", "against all rows"], shown)
 
 

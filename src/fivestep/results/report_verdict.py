@@ -39,10 +39,13 @@ def verdict(run: Any, scores: Scores, found: diagnosis.Predicted | None, looks: 
         look = "warn" if "finds 0 of" not in hidden else "bad"
     on = f"On {counted(scores.num_rows, f'{SPLIT_NAMES.get(scores.split, scores.split)} row')}: "
     caution = ""
+    if scores.split == "train" and look == "good":
+        look = "warn"
     if scores.split == "train":
         caution = "There are no validation rows: these are scores on the rows that the model was trained on, which every model looks too good on."
     elif run.splits.test is not None and not looks:
-        caution = "Validation rows chose the epoch, so their scores are a little too hopeful. The test rows are untouched: score them once, at the end."
+        chose = "Validation rows chose the epoch, so their scores are a little too hopeful. " if keeps_best(run) else ""
+        caution = f"{chose}The test rows are untouched: score them once, at the end."
     elif run.splits.test is not None:
         caution = f"The test rows have been looked at {'once' if looks == 1 else f'{looks:,} times'}; each further look makes their score too hopeful."
     mark = {"good": "✓ ", "warn": "! ", "bad": "✗ "}.get(look, "")
@@ -81,9 +84,8 @@ def what_was_done(run: Any) -> list[str]:
     ]
     if run.history:
         best = run.best or run.history[-1]
-        kept = run.settings.chosen.get("keep") or run.settings.asked.get("keep")
         told = f"{counted(len(run.history), 'epoch')} {'was' if len(run.history) == 1 else 'were'} run"
-        if kept == "best" and best.get("val_loss") is not None:
+        if keeps_best(run) and best.get("val_loss") is not None:
             told += f"; the weights of epoch {best['epoch']} are kept, the best on validation rows"
             if best["epoch"] == len(run.history) and len(run.history) > 1:
                 told += " and the last one, so more epochs may do better"
@@ -91,6 +93,11 @@ def what_was_done(run: Any) -> list[str]:
             told += "; the last weights are kept"
         done.append(told + ".")
     return done
+
+
+def keeps_best(run: Any) -> bool:
+    """Whether the weights of the best epoch were kept, not those of the last."""
+    return (run.settings.chosen.get("keep") or run.settings.asked.get("keep")) == "best"
 
 
 def skill(scores: Scores) -> tuple[str, str]:
@@ -120,11 +127,13 @@ def imbalance(scores: Scores, found: diagnosis.Predicted | None) -> str:
         return ""
     matrix = diagnosis.confusion(found)
     rest = int(len(found) - counts[most])
+    if not rest:
+        return f"All of these rows are of class {found.classes[most]!r}: whether the model tells classes apart cannot be seen on them."
     hits = int(matrix.diagonal().sum() - matrix[most, most])
     others = [name for position, name in enumerate(found.classes) if position != most]
     of_rest = f"class {others[0]!r}" if len(others) == 1 else "the other classes"
     accuracy = float(matrix.diagonal().sum()) / len(found)
-    found_told = f"finds {hits:,} of the {counted(rest, 'row')} of {of_rest}" + (f" ({hits / rest:.0%})" if rest else "")
+    found_told = f"finds {hits:,} of the {counted(rest, 'row')} of {of_rest} ({hits / rest:.0%})"
     return (
         f"Accuracy says little here: {share:.1%} of these rows are of class {found.classes[most]!r}, so always answering {found.classes[most]!r} is right in {share:.1%} "
         f"and finds nothing. This model is right in {accuracy:.1%} and {found_told}. Judge it by balanced accuracy, precision and recall."

@@ -229,3 +229,81 @@ except fs.UsageError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == ["True", "4", "True"], done.stderr
+
+
+# -- what users pass that scikit-learn's own checks do not ------------------------------------------------------------------------------------------------------
+
+GENERATOR = np.random.default_rng(3)
+ROWS = 120
+NUMBERS = GENERATOR.normal(size=ROWS)
+KINDS = GENERATOR.integers(0, 3, ROWS)
+QUICK = dict(epochs=60, lr=0.05, checks=False)
+
+
+def test_numbers_of_pictures_are_as_many_as_rows() -> None:
+    pictures = GENERATOR.normal(size=(60, 1, 4, 4))
+    regressor = fs.FivestepRegressor(nn.Sequential(nn.Flatten(), nn.Linear(16, 1)), epochs=2).fit(pictures, pictures.mean((1, 2, 3)))
+    assert regressor.predict(pictures).shape == (60,)
+    assert fs.FivestepRegressor(nn.Sequential(nn.Flatten(), nn.Linear(16, 1)), epochs=1).fit(pictures, pictures.mean((2, 3))).predict(pictures).shape == (60, 1)
+
+
+def test_a_picture_with_a_missing_value_is_refused_when_it_is_predicted() -> None:
+    pictures = GENERATOR.normal(size=(60, 1, 4, 4))
+    classifier = fs.FivestepClassifier(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), epochs=1).fit(pictures, np.arange(60) % 2)
+    pictures[3, 0, 1, 1] = np.nan
+    with pytest.raises(fs.DataError, match="contains NaN"):
+        classifier.predict(pictures)
+
+
+def test_a_category_of_whole_numbers_is_the_same_as_ints_and_as_floats_with_gaps() -> None:
+    labels = np.where(KINDS == 1, "one", "other")
+    classifier = fs.FivestepClassifier("linear", **QUICK).fit(pandas.DataFrame({"kind": pandas.Series(KINDS).astype("category"), "number": NUMBERS}), labels)
+    gaps = pandas.Series(KINDS.astype(float))
+    gaps[0] = np.nan
+    assert classifier.score(pandas.DataFrame({"kind": gaps.astype("category"), "number": NUMBERS})[1:], labels[1:]) == 1.0
+
+
+def test_frames_may_hold_durations_and_intervals() -> None:
+    frame = pandas.DataFrame({"took": pandas.to_timedelta(KINDS * 30, unit="s"), "part": pandas.cut(NUMBERS, 4)})
+    labels = np.where(KINDS == 2, "long", "short")
+    classifier = fs.FivestepClassifier("linear", **QUICK).fit(frame, labels)
+    assert classifier.score(frame, labels) == 1.0
+    assert classifier.run_.splits.columns.inputs[1].vocabulary == tuple(sorted({str(part) for part in frame["part"]}))
+
+
+def test_a_frame_whose_columns_are_numbered_says_itself_what_it_holds() -> None:
+    frame = pandas.DataFrame({0: NUMBERS, 1: [f"kind {kind}" for kind in KINDS]})
+    labels = np.where(KINDS == 1, "one", "other")
+    assert fs.FivestepClassifier("linear", **QUICK).fit(frame, labels).score(frame, labels) == 1.0
+    by_position = fs.FivestepClassifier("linear", columns={1: "category"}, **QUICK).fit(np.stack([NUMBERS, KINDS], axis=1), labels)
+    assert by_position.score(np.stack([NUMBERS, KINDS], axis=1), labels) == 1.0
+
+
+def test_a_refit_that_fails_leaves_the_estimator_as_it_was() -> None:
+    x = NUMBERS[:, None]
+    classifier = fs.FivestepClassifier("linear", **QUICK).fit(x, np.where(NUMBERS > 0, "up", "down"))
+    before = classifier.predict(x)
+    with pytest.raises(fs.DataError):
+        classifier.fit(np.full((ROWS, 1), np.nan), np.arange(ROWS) % 2)
+    assert classifier.predict(x).tolist() == before.tolist()
+
+
+def test_class_weights_may_be_named_by_their_labels() -> None:
+    x, labels = NUMBERS[:, None], np.where(NUMBERS > 1, "rare", "usual")
+    by_name = fs.FivestepClassifier("linear", class_weights={"usual": 1.0, "rare": 5.0}, **QUICK).fit(x, labels)
+    in_order = fs.FivestepClassifier("linear", class_weights=[5.0, 1.0], **QUICK).fit(x, labels)
+    assert by_name.run_.weights_sha256 == in_order.run_.weights_sha256
+    with pytest.raises(fs.SettingsError, match="class_weights names rar, usual, and the classes are rare, usual"):
+        fs.FivestepClassifier("linear", class_weights={"usual": 1.0, "rar": 5.0}).fit(x, labels)
+
+
+@pytest.mark.parametrize("val", [-0.1, 1.0, "x"])
+def test_a_share_for_validation_that_is_none_is_refused(val: object) -> None:
+    with pytest.raises(fs.UsageError, match="is no share of the rows"):
+        fs.FivestepClassifier("linear", val=val).fit(NUMBERS[:, None], NUMBERS > 0)
+
+
+def test_labels_of_pandas_with_a_missing_one_are_refused_in_words() -> None:
+    labels = pandas.array([True, False, None] * 40, dtype="boolean")
+    with pytest.raises(fs.DataError, match="missing values"):
+        fs.FivestepClassifier("linear").fit(NUMBERS[:, None], labels)

@@ -19,6 +19,7 @@ from torch import nn
 from fivestep import workflow
 from fivestep.data.data import Data
 from fivestep.errors import DataError, UsageError
+from fivestep.feeding import weights_by_name
 from fivestep.model.building import nearest
 from fivestep.results.model import Model
 
@@ -94,19 +95,23 @@ class Fivestep:
         number = row_count(rows)
         if y is None:
             raise UsageError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
-        targets = self._read_targets(y, number)
+        targets, learnt = self._read_targets(y, number)
         weights = read_weights(sample_weight, number)
         if isinstance(rows, dict):
-            data = self._table(rows, targets, weights, None if names is not None else dict.fromkeys(rows, "number"), params["columns"])
+            arrays = {column: "number" for column, values in rows.items() if isinstance(values, np.ndarray)}  # a frame's columns say themselves what they are
+            data = self._table(rows, targets, weights, arrays, params["columns"])
         else:
             data = Data.arrays(rows, targets if targets.ndim > 1 or self.task == "classes" else targets[:, None], weight=weights)
         splits = data.split(**self._sizes(params["val"], targets, number), seed=params["seed"])
         settings = {name: value for name, value in params.items() if name not in OWN}
+        if isinstance(settings["class_weights"], Mapping):
+            settings["class_weights"] = weights_by_name(settings["class_weights"], learnt["classes_"].tolist() if "classes_" in learnt else None)
         if isinstance(settings["model"], nn.Module):
             settings["model"] = copy.deepcopy(settings["model"])  # an estimator leaves its parameters as they were given
         run = workflow.fit(splits=splits, **settings)
         self.run_: Any = run
         self.model_ = Model(run._predictor, task=run._task, recipe=run._recipe, facts=run.facts)
+        vars(self).update(learnt)
         self.n_features_in_ = len(rows) if isinstance(rows, dict) else int(rows.shape[1])
         self._names = list(rows) if isinstance(rows, dict) else None
         if names is not None:
@@ -117,6 +122,8 @@ class Fivestep:
 
     def _sizes(self, val: float | None, targets: np.ndarray, number: int) -> dict[str, Any]:
         """How rows are split: by class where each class can stand on both sides; all rows train where there are too few for a validation row."""
+        if val is not None and not (isinstance(val, (int, float)) and 0 <= val < 1):
+            raise UsageError(f"val={val!r} is no share of the rows. Give one from 0 to 1, such as 0.15, or None to train on all rows.")
         if val is None or number < 2 or round(number * val) < 1:
             return {"train": 1.0, "val": 0.0}
         sizes: dict[str, Any] = {"train": 1 - val, "val": float(val)}
@@ -127,7 +134,7 @@ class Fivestep:
             sizes["stratify"] = targets
         return sizes
 
-    def _table(self, rows: dict[str, Any], targets: np.ndarray, weights: np.ndarray | None, kinds: dict[str, str] | None, columns: Any) -> Data:
+    def _table(self, rows: dict[str, Any], targets: np.ndarray, weights: np.ndarray | None, kinds: dict[str, str], columns: Any) -> Data:
         table: dict[str, Any] = dict(rows)
         target_names = []
         for column in targets.reshape(len(targets), -1).T:
@@ -138,7 +145,9 @@ class Fivestep:
         if weights is not None:
             weight = free_name(WEIGHT, table)
             table[weight] = weights
-        read_as = (kinds or {}) | dict(columns or {}) | dict.fromkeys(target_names, "category" if self.task == "classes" else "number")
+        names = list(rows)
+        asked = {name if isinstance(name, str) or not 0 <= name < len(names) else names[name]: kind for name, kind in dict(columns or {}).items()}
+        read_as = kinds | asked | dict.fromkeys(target_names, "category" if self.task == "classes" else "number")
         return Data.table(table, target=target_names[0] if targets.ndim == 1 else target_names, columns=read_as, weight=weight)
 
     def _predict(self, X: Any, *, probabilities: bool = False) -> np.ndarray:
@@ -169,7 +178,8 @@ class Fivestep:
         found = self.model_.predict(rows, probabilities=probabilities)
         return self._arranged(found, row_count(rows), probabilities)
 
-    def _read_targets(self, y: Any, number: int) -> np.ndarray:
+    def _read_targets(self, y: Any, number: int) -> tuple[np.ndarray, dict[str, Any]]:
+        """y as the network learns it, and what the fitted estimator then knows of it. A fit that fails leaves an estimator as it was."""
         raise NotImplementedError
 
     def _arranged(self, found: dict[str, np.ndarray], number: int, probabilities: bool) -> np.ndarray:
@@ -221,8 +231,8 @@ class FivestepClassifier(Fivestep, *bases("classifier")):  # type: ignore[misc]
         labels = np.asarray(y).reshape(-1)
         return float(np.average(self.predict(X) == labels, weights=read_weights(sample_weight, len(labels))))
 
-    def _read_targets(self, y: Any, number: int) -> np.ndarray:
-        """int64 (n,) codes into `classes_`, which it sets."""
+    def _read_targets(self, y: Any, number: int) -> tuple[np.ndarray, dict[str, Any]]:
+        """int64 (n,) codes into `classes_`."""
         labels = one_axis(y, number, type(self).__name__)
         if labels.dtype.kind == "f":
             finite(labels)
@@ -233,14 +243,14 @@ class FivestepClassifier(Fivestep, *bases("classifier")):  # type: ignore[misc]
                 )
         if labels.dtype == object:
             kinds = {type(label).__name__ for label in labels.tolist()}
-            if "NoneType" in kinds or any(label != label for label in labels.tolist()):
+            if kinds & {"NoneType", "NAType", "NaTType"} or any(label != label for label in labels.tolist()):
                 raise DataError("y holds missing values: Input y contains NaN. Leave these rows out.")
             if len(kinds) > 1:
                 raise DataError(f"y mixes labels of types {', '.join(sorted(kinds))}, which have no common order. Give labels of one type.")
-        self.classes_, codes = np.unique(labels, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise DataError(f"{type(self).__name__} needs rows of at least 2 classes; y holds only one class, {self.classes_[0]!r}.")
-        return codes.reshape(-1).astype(np.int64)
+        classes, codes = np.unique(labels, return_inverse=True)
+        if len(classes) < 2:
+            raise DataError(f"{type(self).__name__} needs rows of at least 2 classes; y holds only one class, {classes[0]!r}.")
+        return codes.reshape(-1).astype(np.int64), {"classes_": classes}
 
     def _arranged(self, found: dict[str, np.ndarray], number: int, probabilities: bool) -> np.ndarray:
         if not probabilities:
@@ -268,7 +278,8 @@ class FivestepRegressor(Fivestep, *bases("regressor")):  # type: ignore[misc]
 
     def predict(self, X: Any) -> np.ndarray:
         """float64 (n,), or (n, targets) where y had two axes, in y's unit."""
-        return self._predict(X)
+        values = self._predict(X)
+        return values if self._several else values.reshape(len(values))
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """R^2: 1 - residual / total sum of squares, by weight; the mean over the columns of y. 1 is perfect, 0 is what the mean of y reaches."""
@@ -281,7 +292,7 @@ class FivestepRegressor(Fivestep, *bases("regressor")):  # type: ignore[misc]
         # A constant column: 1 where it is predicted exactly, else 0, as scikit-learn has it.
         return float(np.mean(np.where(total > 0, 1 - residual / np.where(total > 0, total, 1), (residual == 0).astype(float))))
 
-    def _read_targets(self, y: Any, number: int) -> np.ndarray:
+    def _read_targets(self, y: Any, number: int) -> tuple[np.ndarray, dict[str, Any]]:
         """float64 (n,) or (n, targets)."""
         targets = np.asarray(y)
         if targets.dtype.kind == "O":
@@ -290,16 +301,14 @@ class FivestepRegressor(Fivestep, *bases("regressor")):  # type: ignore[misc]
             raise DataError(f"y holds {targets.dtype}, which are no numbers. Use FivestepClassifier for classes.")
         if targets.ndim not in (1, 2):
             raise DataError(f"y has shape {targets.shape}; it has one number for each row, or one row of numbers.")
-        self._several = targets.ndim == 2
         same_length(targets, number, "y")
         finite(targets)
         if number < 2:
             raise DataError("X has 1 sample, and one row tells no relation. Give at least 2 rows.")
-        return targets.astype(np.float64)
+        return targets.astype(np.float64), {"_several": targets.ndim == 2}
 
     def _arranged(self, found: dict[str, np.ndarray], number: int, probabilities: bool) -> np.ndarray:
-        values = np.stack([np.asarray(column, dtype=np.float64) for column in found.values()], axis=1) if found else np.empty((number, 0))
-        return values if self._several else values[:, 0]
+        return np.stack([np.asarray(column, dtype=np.float64) for column in found.values()], axis=1) if found else np.empty((number, 0))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -349,6 +358,10 @@ def read_rows(X: Any, estimator: str) -> tuple[Any, list[str] | None]:
     if array.dtype.kind == "f" and np.isinf(array).any():
         raise DataError("Input X contains infinity or a value too large for dtype('float64'). Clip it, or leave the row out; NaN stands for a missing value.")
     if array.ndim > 2:
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            raise DataError(
+                "Input X contains NaN. Only columns of numbers (X of two axes) are filled where a value is missing; fill these, or leave the row out."
+            )
         return array, None
     return {f"x{position}": np.ascontiguousarray(array[:, position]) for position in range(array.shape[1])}, None
 

@@ -6,7 +6,7 @@ rows; what a column means was fitted before (`data/columns.py`), what a loss wan
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -133,6 +133,21 @@ def targets_as_loss_wants(source: Any, dtype: torch.dtype) -> Any:
     return sources.ArraySource(
         source.inputs, tuple(t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t for t in source.targets), source.weights
     )
+
+
+def weights_by_name(weights: Mapping[Any, Any], classes: Sequence[Any] | None) -> list[float]:
+    """`{class: weight}` in the order of the classes. Raises SettingsError where the names are not those of the classes, each once.
+
+    >>> weights_by_name({"rare": 5, "usual": 1}, ("usual", "rare"))
+    [1.0, 5.0]
+    """
+    known = list(map(str, classes or ()))
+    named = {str(name): weight for name, weight in weights.items()}  # a record holds names as texts
+    if set(named) != set(known):
+        raise SettingsError(
+            f"class_weights names {', '.join(sorted(named)) or 'no class'}, and the classes are {', '.join(known) or 'none'}. Give one weight for each."
+        )
+    return [float(named[name]) for name in known]
 
 
 def balanced_weights(wish: str, spec: Any, splits: Splits, source: Any, outputs: Any) -> Tensor:

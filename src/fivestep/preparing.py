@@ -6,7 +6,7 @@ findings. The decision that shaped it: one function, in the order in which the p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace as replace_fields
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,7 @@ from fivestep.feeding import (
     targets_as_loss_wants,
     true_targets,
     weigher,
+    weights_by_name,
 )
 from fivestep.fit_arguments import asked_settings, check_arguments, choose_batch_size, choose_device, data_record, run_stem, watching
 from fivestep.model import building, loss_means, losses, models, optimizers, schedules
@@ -127,7 +128,8 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
     if isinstance(class_weights, str):
         class_weights = balanced_weights(class_weights, spec, splits, encoded["train"], outputs).to(dtype)
     elif class_weights is not None:
-        class_weights = torch.as_tensor(class_weights, dtype=dtype)
+        by_class = weights_by_name(class_weights, splits.classes) if isinstance(class_weights, Mapping) else class_weights
+        class_weights = torch.as_tensor(by_class, dtype=dtype)
     with seeds.restored(seeds.derive(seed, "loss")):  # a loss may hold a layer of its own, which starts from random weights
         raw_loss = None if own_step else losses.make_loss(spec, class_weights=class_weights, per_example=weighted)
     loss_module = raw_loss.to(device=device, dtype=dtype) if isinstance(raw_loss, nn.Module) else None

@@ -79,7 +79,7 @@ def test_D5_a_missing_target_is_an_error_with_lines_and_the_option_drops_them(tm
 
 def test_D5_an_all_missing_column_is_an_error(tmp_path):
     path = csv_file(tmp_path, "x,e,n\n1,,1\n2,NA,2\n")
-    assert "column 'e' has no value in any row" in problems_of(path) and "drop=['e']" in problems_of(path)
+    assert "column 'e' has no value in any row" in problems_of(path) and """columns={'e': "drop"}""" in problems_of(path)
     assert typed_of(path, drop=["e"]).inputs == ["x", "n"]
 
 

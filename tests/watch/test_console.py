@@ -158,6 +158,7 @@ def test_curves_fall_where_losses_fall():
 def test_an_epochs_line_tells_what_it_always_told():
     event = EpochEnded(2, 4, 10, 0.5, 0.25, None, {"mae": 1.5}, (0.001,), 0.1, True)
     assert console.epoch_line(event, 4.0) == "epoch 2/4  train 0.5  val 0.25*  mae 1.5  lr 0.001  0.5 epochs/s  4.0 s left"
+    assert console.epoch_line(event, 4.0, start_epoch=1).endswith("0.25 epochs/s  8.0 s left")  # a resumed run
 
 
 def test_scores_are_coloured_in_a_terminal_only(monkeypatch):

@@ -202,7 +202,7 @@ def decide(table: Table, name: str, use: str, num_targets: int, limits: Limits) 
     present = ~np.isnan(values)
     if not present.any():
         if len(values):
-            problems.append(f"{where} has no value in any row; it tells nothing: drop=[{name!r}]")
+            problems.append(f'{where} has no value in any row; it tells nothing: columns={{{name!r}: "drop"}}')
         return finish(kind, values, why="all missing")
     if kind == "number":
         done = _decide_number(finish, table, name, series, values, present, use, asked, num_targets, notes, problems)
@@ -301,7 +301,7 @@ def _decide_category(
     name, present = series.name, values.drop_nulls()
     if not len(present):
         if len(values):
-            problems.append(f"{where} has no value in any row; it tells nothing: drop=[{name!r}]")
+            problems.append(f'{where} has no value in any row; it tells nothing: columns={{{name!r}: "drop"}}')
         return finish("category", values, why="all missing")
     distinct = present.n_unique()
     override = f'columns={{{name!r}: "category"}}'

@@ -692,6 +692,8 @@ def _series(name: str, values: Any) -> polars.Series:
         if is_category or not isinstance(values.dtype, np.dtype) or values.dtype == object:
             present = values.notna().to_numpy()
             values = [value if there else None for value, there in zip(values.tolist(), present)]
+            if is_category and any(type(value).__name__ == "Interval" for value in values[:100]):
+                values = [None if value is None else str(value) for value in values]  # what pandas.cut makes
         else:
             values = values.to_numpy()
     if isinstance(values, np.ndarray):
@@ -728,7 +730,17 @@ def _series(name: str, values: Any) -> polars.Series:
         series = polars.Series(name, values, strict=True)
     except (TypeError, ValueError, OverflowError, polars.exceptions.PolarsError) as error:
         raise DataError(f"column {name!r} cannot be a column of a table ({shown(str(error), 120)}); give one number, text or time a row") from error
+    if is_category and series.dtype.is_float():
+        series = whole_as_integers(series)
     return series.cast(polars.String).cast(polars.Categorical) if is_category else series
+
+
+def whole_as_integers(series: polars.Series) -> polars.Series:
+    """Floats that are all whole as integers: pandas turns integers with gaps to floats, and a category is named 2 in both."""
+    import polars
+
+    whole = bool((series.drop_nulls() == series.drop_nulls().round()).all())
+    return series.cast(polars.Int64, strict=False) if whole else series
 
 
 def _plain(value: Any) -> Any:
@@ -770,11 +782,12 @@ def content_fingerprint(frame: polars.DataFrame) -> str:
     for series in frame.get_columns():
         hasher.update(f"{series.name}\0{series.dtype}\0{len(series)}\0".encode())
         hasher.update(series.is_null().to_numpy().tobytes())
-        if series.dtype.is_numeric() and not series.dtype.is_decimal():
+        if series.dtype.is_numeric() and not series.dtype.is_decimal() and series.dtype not in (polars.Int128, polars.UInt128):
             hasher.update(series.fill_null(0).to_numpy().tobytes())
         elif series.dtype.is_nested() or series.dtype in (polars.Binary, polars.Object):
             hasher.update(repr(series.to_list()).encode())
         else:
+            series = series.cast(polars.Int64) if series.dtype == polars.Duration else series
             text = series.cast(polars.String).fill_null("")
             hasher.update(text.str.len_bytes().to_numpy().tobytes())  # lengths first: ("ab", "c") is not ("a", "bc")
             for start in range(0, len(text), 100_000):

@@ -64,6 +64,9 @@ def as_text(series: polars.Series, options: ReadOptions) -> polars.Series:
         return as_text(series.cast(polars.String), options)
     if series.dtype.is_nested() or series.dtype in (polars.Binary, polars.Object):
         return polars.Series(series.name, [None if value is None else repr(value) for value in series.to_list()], dtype=polars.String)
+    if series.dtype == polars.Duration:
+        series = series.cast(polars.Duration("us")).cast(polars.Int64) / 1_000_000
+        return number_text(series.to_numpy().astype(np.float64)).alias(series.name)
     return series.cast(polars.String)
 
 

@@ -109,7 +109,7 @@ class Run(Model):
             self.splits, part, folder=self.folder, source=self._encoded[name], targets=self._targets(name), train_targets=self._targets("train"),
             loss=self._evaluate_loss(name), metrics=metrics, seed=self._seed,
         )  # fmt: skip
-        if self._encoded[name].weights is not None:
+        if getattr(self._encoded[name], "weights", None) is not None:
             told = "rows have weights: the loss is their weighted mean, as in training; the other scores count each row once"
             scores = replace_fields(scores, notes=(*scores.notes, told))
         if metrics is self._metrics:

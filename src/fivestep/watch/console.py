@@ -48,16 +48,16 @@ class Lines:
     """Plain lines, for a file or a pipe: the opening, about ten epochs, the end."""
 
     def __init__(self, session: Any, out: Any):
-        self.session, self.out, self.started = session, out, time.perf_counter()
+        self.session, self.out, self.started, self.start_epoch = session, out, time.perf_counter(), 0
 
     def __call__(self, event: Any) -> None:
         if isinstance(event, RunStarted):
-            self.started = time.perf_counter()
+            self.started, self.start_epoch = time.perf_counter(), event.start_epoch
             for text in opening(self.session, event):
                 self.say(text)
         elif isinstance(event, EpochEnded):
             if event.epoch in (1, event.epochs) or event.epoch % max(1, event.epochs // 10) == 0:
-                self.say(epoch_line(event, time.perf_counter() - self.started))
+                self.say(epoch_line(event, time.perf_counter() - self.started, self.start_epoch))
         elif isinstance(event, RunEnded) and event.status == "done":  # else whoever ends the run says why
             self.say(closing(self.session, event))
 
@@ -299,15 +299,15 @@ def how_words(session: Any, event: RunStarted) -> str:
 # -- while ----------------------------------------------------------------------------------------------------------------------------------------------------
 
 
-def epoch_line(event: EpochEnded, seconds: float) -> str:
-    """`epoch 12/100  train 0.1234  val 0.1456*  lr 0.001  8.1 epochs/s  11 s left`"""
+def epoch_line(event: EpochEnded, seconds: float, start_epoch: int = 0) -> str:
+    """`epoch 12/100  train 0.1234  val 0.1456*  lr 0.001  8.1 epochs/s  11 s left`; the first `start_epoch` epochs were trained before these seconds."""
     text = f"epoch {event.epoch}/{event.epochs}  train {number(event.train_loss)}"
     if event.val_loss is not None:
         text += f"  val {number(event.val_loss)}{'*' if event.is_best else ''}"
     if event.test_loss is not None:
         text += f"  test {number(event.test_loss)}"
     text += "".join(f"  {name} {number(value)}" for name, value in event.metrics.items())
-    rate = event.epoch / seconds if seconds else math.inf
+    rate = (event.epoch - start_epoch) / seconds if seconds else math.inf
     left = (event.epochs - event.epoch) / rate if rate else math.inf
     rates = ", ".join(f"{value:.3g}" for value in sorted(set(event.lr)))
     return text + f"  lr {rates}  {rate:.3g} epochs/s" + (f"  {duration(left)} left" if event.epoch < event.epochs else "")

@@ -32,6 +32,7 @@ def observer(session: Any) -> Callable[[Any], None]:
     history: list[dict[str, Any]] = []
     place: Any = None
     started = shown = 0.0
+    start_epoch = 0
 
     def show(*pieces: str, plain: str) -> None:
         nonlocal place, shown
@@ -43,15 +44,15 @@ def observer(session: Any) -> Callable[[Any], None]:
         shown = time.perf_counter()
 
     def see(event: Any) -> None:
-        nonlocal opening, started
+        nonlocal opening, started, start_epoch
         if isinstance(event, RunStarted):
-            opening, started = console.opening(session, event), time.perf_counter()
+            opening, started, start_epoch = console.opening(session, event), time.perf_counter(), event.start_epoch
             history.extend(session.training.history)  # what a resumed run has behind it
             show(displays.bar(event.start_epoch / event.epochs), plain=f"epoch {event.start_epoch}/{event.epochs}")
         elif isinstance(event, EpochEnded):
             history.append(event.as_row())
             if time.perf_counter() - shown > SECONDS:
-                line = console.epoch_line(event, time.perf_counter() - started)
+                line = console.epoch_line(event, time.perf_counter() - started, start_epoch)
                 show(displays.bar(event.epoch / event.epochs), f"<div><small>{displays.text(line)}</small></div>", displays.curves(history), plain=line)
         elif isinstance(event, RunEnded):
             line = console.closing(session, event)

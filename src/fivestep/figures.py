@@ -11,14 +11,21 @@ COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#601800", "#000078")  # the last two
 LINES = ("-", "--", ":", "-.", (0, (6, 1)), (0, (1, 1)))  # and by more than colour
 
 
-def figure(columns: int = 1) -> tuple[Any, Any]:
+def figure(columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
+    """A figure and its axes: one, an array of `columns` (or `rows`), or an array (rows, columns)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(6.4 * columns, 4.2), layout="constrained")
+    made = Figure(figsize=(6.4 * columns, 4.2 * rows), layout="constrained")
     FigureCanvasAgg(made)  # no global pyplot state, no window
     made._repr_png_ = partial(as_png, made)  # type: ignore[attr-defined]  # what a notebook shows; without pyplot nothing else would
-    return made, made.subplots(1, columns)
+    return made, made.subplots(rows, columns)
+
+
+def tell_left_out(made: Any, count: int, what: str = "target") -> None:
+    """Says over the picture how many more there are than it shows; nothing where it shows all."""
+    if count:
+        made.suptitle(f"{count:,} more {what}{'s are' if count != 1 else ' is'} not drawn", fontsize="medium")
 
 
 def as_png(made: Any) -> bytes:
@@ -39,3 +46,16 @@ def shortened(name: object, most: int) -> str:
         return whole
     end = most // 3
     return f"{whole[: most - end - 1].rstrip()}…{whole[len(whole) - end :].lstrip()}"
+
+
+def literal(name: object, most: int | None = None) -> str:
+    r"""The name, in at most `most` visible letters, as matplotlib draws it letter for letter. Every name of the user's in a figure passes here.
+
+    Between two "$" matplotlib reads a formula: "$0-$50K" loses its signs, and "$\frac$" is a ValueError when it is drawn. What begins with "_" it leaves out of
+    a legend, but not where a space of no width stands before it.
+
+    >>> literal("$0-$50K"), literal("growth of the yearly revenue ($)", 20)
+    ('\\$0-\\$50K', 'growth of the…ue (\\$)')
+    """
+    whole = str(name) if most is None else shortened(name, most)
+    return ("\u200b" if whole.startswith("_") else "") + whole.replace("$", r"\$")

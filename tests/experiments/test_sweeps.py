@@ -266,9 +266,11 @@ def test_the_shell_sweeps_and_compares(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert len(told["table"]) == 2 and Path(tmp_path, told["best"]).is_dir()
-    compared = subprocess.run([*command, "compare", told["best"], told["best"], "--json"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    other = ["fit", "rows.csv", "--target", "y", "--model", "linear", "--epochs", "1", "--name", "other", "--quiet"]
+    assert subprocess.run([*command, *other], cwd=tmp_path, capture_output=True, timeout=300).returncode == 0
+    compared = subprocess.run([*command, "compare", told["best"], "runs/other", "--json"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert compared.returncode == 0, compared.stderr
-    assert json.loads(compared.stdout)["metric"] == "loss"
+    assert json.loads(compared.stdout)["metric"] == "loss" and len(json.loads(compared.stdout)["rows"]) == 2
 
 
 @pytest.mark.parametrize("kind", ["auto", "lr", "parallel", "time"])

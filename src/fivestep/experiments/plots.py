@@ -13,7 +13,7 @@ from typing import Any
 
 from fivestep.errors import UsageError
 from fivestep.experiments.variants import label, shown
-from fivestep.figures import BLUE, COLOURS, GREY, LINES, ORANGE, figure
+from fivestep.figures import BLUE, COLOURS, GREY, LINES, ORANGE, figure, literal
 from fivestep.results.comparing import pareto
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -34,7 +34,7 @@ def plot_sweep(sweep: Any, kind: str) -> Any:
 
 
 def told_score(sweep: Any) -> str:
-    return f"validation {sweep.metric} ({'higher' if sweep.higher_is_better else 'lower'} is better)"
+    return f"validation {literal(sweep.metric)} ({'higher' if sweep.higher_is_better else 'lower'} is better)"
 
 
 def scored(sweep: Any) -> list[Any]:
@@ -92,7 +92,7 @@ def score_scale(scores: Sequence[float]) -> str:
 
 def wrapped(name: str) -> str:
     """A variant's name in lines that a legend has room for."""
-    return "\n".join(textwrap.wrap(name, 75, break_on_hyphens=False))
+    return literal("\n".join(textwrap.wrap(name, 75, break_on_hyphens=False)))
 
 
 def with_legend(made: Any, *, ncols: int = 1, **options: Any) -> None:
@@ -126,9 +126,9 @@ def plot_parallel(sweep: Any) -> Any:
         axis_values(axes, place, [(sweep.changes[v].get(name), height) for v, height in zip(range(len(sweep.changes)), places[place])])
     last = sorted(zip(scores, columns[-1]), key=lambda pair: pair[1])
     axis_values(axes, len(factors), [last[0], last[-1]])
-    axes.set_xticks(range(len(columns)), [*(folded(name) for name in factors), f"validation\n{sweep.metric}"])
+    axes.set_xticks(range(len(columns)), [*(folded(name) for name in factors), f"validation\n{literal(sweep.metric)}"])
     axes.set(
-        ylabel=f"each axis from its least to its most\n({'higher' if sweep.higher_is_better else 'lower'} {sweep.metric} is better)",
+        ylabel=f"each axis from its least to its most\n({'higher' if sweep.higher_is_better else 'lower'} {literal(sweep.metric)} is better)",
         xlim=(-0.15, len(columns) - 0.45),
     )
     axes.set_yticks([])  # each axis has its own values beside it
@@ -141,13 +141,13 @@ def axis_values(axes: Any, place: int, pairs: Sequence[tuple[Any, float]]) -> No
     axes.axvline(place, color=GREY, linewidth=0.5)
     beside = sorted({shown(f"{value:.3g}" if isinstance(value, float) else value): height for value, height in pairs}.items(), key=lambda pair: pair[1])
     for told, height in beside if len(beside) <= MOST_VALUES else [beside[0], beside[-1]]:
-        axes.annotate(told if len(told) <= 18 else told[:17] + "…", (place, height), fontsize=8, xytext=(5, 0), textcoords="offset points", va="center",
+        axes.annotate(literal(told if len(told) <= 18 else told[:17] + "…"), (place, height), fontsize=8, xytext=(5, 0), textcoords="offset points", va="center",
                       bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}, zorder=5)  # fmt: skip
 
 
 def folded(name: str) -> str:
     """A long name of a setting in two lines: `optimizer.` over `weight_decay`."""
-    return name.replace(".", ".\n", 1) if len(name) > 10 else name
+    return literal(name.replace(".", ".\n", 1) if len(name) > 10 else name)
 
 
 def factor_heights(values: Sequence[Any]) -> list[float]:
@@ -204,7 +204,7 @@ def plot_folds(sweep: Any) -> Any:
     trials = [trial for trial in sweep.trials if trial.value is not None]
     axes.scatter([trial.fold for trial in trials], [trial.value for trial in trials], color=BLUE, label="a fold")
     axes.axhline(sum(trial.value for trial in trials) / len(trials), color=ORANGE, linestyle="--", label="mean")
-    axes.set(xlabel="fold", ylabel=f"{sweep.metric} of the held-out rows ({'higher' if sweep.higher_is_better else 'lower'} is better)")
+    axes.set(xlabel="fold", ylabel=f"{literal(sweep.metric)} of the held-out rows ({'higher' if sweep.higher_is_better else 'lower'} is better)")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend()
     return made

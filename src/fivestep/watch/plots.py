@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fivestep.data.plots import names_of_targets
 from fivestep.errors import UsageError
-from fivestep.figures import BLUE, COLOURS, GREEN, GREY, LINES, ORANGE, figure, shortened
+from fivestep.figures import BLUE, COLOURS, GREEN, GREY, LINES, ORANGE, figure, literal, shortened, tell_left_out
 from fivestep.model.building import nearest
 from fivestep.results import diagnosis
 from fivestep.results.importance import importance
@@ -28,6 +29,9 @@ TASKS: dict[str, tuple[str, ...]] = {  # of the plots that compare predictions w
     "calibration": (*CLASSES, "multilabel"), "boundary": (*CLASSES, "regression"),
 }  # fmt: skip
 MOST_CLASSES = 20  # classes whose names and counts can still be read in a confusion matrix
+MOST_TARGETS = 3  # side by side, as many as are still read at the width of a page
+MOST_NAMED = 12  # classes in a legend: a longer one leaves the axes no room
+MARKERS = "o^sDvPX"  # seven, with six colours: only every 42nd class looks like an earlier one
 
 
 def plot_run(run: Any, kind: str) -> Any:
@@ -79,62 +83,74 @@ def plot_loss(run: Any) -> Any:
         axes.axvline(run.best["epoch"], color=GREY, linestyle=":", label=f"kept: epoch {run.best['epoch']}")
     axes.xaxis.get_major_locator().set_params(integer=True)
     known = ", ".join(filter(None, (diagnosis.training_loss(run), diagnosis.loss_unit(run))))
-    axes.set(xlabel="epoch", ylabel=f"loss ({known})" if known else "loss")
+    axes.set(xlabel="epoch", ylabel=f"loss ({literal(known)})" if known else "loss")
     axes.legend()
     return made
 
 
 def plot_predictions(run: Any) -> Any:
     """With one input column: data and predictions over it. For numbers predicted against actual; for two classes the probability by true class."""
-    inputs = getattr(run._encoded["train"], "inputs", None)
-    if isinstance(inputs, Tensor) and inputs.dim() == 2 and inputs.shape[1] == 1 and run._predictor.decoding.task == "regression":
+    numbers = numbers_of(getattr(run._encoded["train"], "inputs", None))
+    if numbers is not None and numbers.dim() == 2 and numbers.shape[1] == 1 and run._predictor.decoding.task == "regression":
         return plot_over_one_input(run)
     if run._predictor.decoding.task == "binary":
         return plot_probabilities(run)
     found = seen(run, "predictions")
-    width = min(3, found.values.shape[1])
+    width = min(MOST_TARGETS, found.values.shape[1])
     made, axes = figure(width)
-    for target, one in zip(range(width), np.atleast_1d(axes)):
-        name = shortened(found.target_names[target], MOST_LETTERS)
+    for target, one in enumerate(np.atleast_1d(axes)):
+        name = literal(found.target_names[target], MOST_LETTERS)
         actual, guess = found.targets[:, target].numpy(), found.values[:, target].numpy()
         one.scatter(actual, guess, s=16, color=BLUE, alpha=0.5 if len(found) < 2_000 else 0.2, linewidths=0, label=rows_of(found), rasterized=True)
         one.axline((actual.min(), actual.min()), slope=1, color=GREY, linestyle=":", label="right")
         one.set(xlabel=f"actual {name}", ylabel=f"predicted {name}")
         one.legend()
+    tell_left_out(made, found.values.shape[1] - width)
     return made
 
 
+def numbers_of(inputs: Any) -> Tensor | None:
+    """The numbers of inputs, also of a table's that have codes of categories beside them but no category; None where there is more than numbers."""
+    if isinstance(inputs, tuple) and len(inputs) == 2 and inputs[1].dim() == 2 and inputs[1].shape[1] == 0:
+        inputs = inputs[0]
+    return inputs if isinstance(inputs, Tensor) else None
+
+
+def outputs_for(run: Any, numbers: Tensor) -> Any:
+    """The model's outputs for inputs that were made up: with the empty codes beside them where its rows have these."""
+    inputs = run._encoded["train"].inputs
+    return run._predictor.outputs(ArrayRows((numbers, inputs[1].new_zeros(len(numbers), 0)) if isinstance(inputs, tuple) else numbers))
+
+
 def plot_over_one_input(run: Any) -> Any:
-    """Targets of training and validation rows over the one input, and the model's curve; a table's in its columns' own numbers."""
-    made, axes = figure()
-    columns = run._predictor.columns
+    """Targets of training and validation rows over the one input, and the model's curve, one axes for each target; a table's in its columns' own numbers."""
+    columns, data = run._predictor.columns, run.splits.train.data
     name, center, scale = "input", 0.0, 1.0
     if columns is not None and len(columns.inputs) == 1 and columns.inputs[0].kind == "number":
-        name, center, scale = run.splits.train.data.with_unit(columns.inputs[0].name), columns.inputs[0].center[0], columns.inputs[0].scale[0]
-    everything = []
-    for part, colour, marker in (("train", BLUE, "o"), ("val", ORANGE, "^")):
+        name, center, scale = data.with_unit(columns.inputs[0].name), columns.inputs[0].center[0], columns.inputs[0].scale[0]
+    parts = {}  # of each split: the numbers of its rows, and their targets (rows, targets)
+    for part in ("train", "val"):
         if part in run._encoded:
             places = diagnosis.evenly(len(run._encoded[part]), 5_000)
-            x = run._encoded[part].inputs[places, 0].double() * scale + center
-            axes.scatter(
-                x,
-                run._targets(part).reshape(len(run._encoded[part]), -1)[places, 0],
-                s=10,
-                alpha=0.6,
-                color=colour,
-                marker=marker,
-                label=SPLIT_NAMES[part],
-                linewidths=0,
+            x = numbers_of(run._encoded[part].inputs)
+            assert x is not None  # as those of the training rows were
+            parts[part] = x[:, 0], places, run._targets(part).reshape(len(run._encoded[part]), -1)[places]
+    everything = torch.cat([x for x, _, _ in parts.values()])
+    grid = torch.linspace(float(everything.min()), float(everything.max()), 300, dtype=everything.dtype)[:, None]
+    curves = np.asarray(run._predictor.decode(outputs_for(run, grid)), dtype=float).reshape(len(grid), -1)
+    count = parts["train"][2].shape[1]
+    names = names_of_targets(run.splits, count)
+    width = min(MOST_TARGETS, count, curves.shape[1])
+    made, axes = figure(width)
+    for target, one in enumerate(np.atleast_1d(axes)):
+        for (part, (x, places, targets)), colour, marker in zip(parts.items(), (BLUE, ORANGE), "o^"):
+            one.scatter(
+                x[places].double() * scale + center, targets[:, target], s=10, alpha=0.6, color=colour, marker=marker, label=SPLIT_NAMES[part], linewidths=0
             )
-            everything.append(run._encoded[part].inputs[:, 0])
-    low, high = float(torch.cat(everything).min()), float(torch.cat(everything).max())
-    grid = torch.linspace(low, high, 300, dtype=run._encoded["train"].inputs.dtype)[:, None]
-    curve = run._predictor.decode(run._predictor.outputs(ArrayRows(grid)))
-    axes.plot(grid[:, 0].double() * scale + center, np.asarray(curve, dtype=float).reshape(len(grid), -1)[:, 0], color="black", label="predicted")
-    data = run.splits.train.data
-    target = data.with_unit(data.target_names[0]) if data.target_names else "target"
-    axes.set(xlabel=shortened(name, MOST_LETTERS), ylabel=shortened(target, MOST_LETTERS))
-    axes.legend()
+        one.plot(grid[:, 0].double() * scale + center, curves[:, target], color="black", label="predicted")
+        one.set(xlabel=literal(name, MOST_LETTERS), ylabel=literal(names[target], MOST_LETTERS))
+        one.legend()
+    tell_left_out(made, count - width)
     return made
 
 
@@ -146,60 +162,61 @@ def plot_probabilities(run: Any) -> Any:
         values = found.values[found.targets == label, 1].numpy()
         if len(values):
             axes.hist(values, bins=np.linspace(0, 1, 31), weights=np.full(len(values), 1 / len(values)), histtype="step", color=colour, linestyle=line, linewidth=1.6,
-                      label=f"true class {shortened(found.classes[label], MOST_LETTERS)} ({len(values):,} rows)")  # fmt: skip
+                      label=f"true class {literal(found.classes[label], MOST_LETTERS)} ({len(values):,} rows)")  # fmt: skip
     axes.axvline(0.5, color=GREY, linestyle=":")
-    axes.set(xlabel=f"predicted probability of {shortened(found.classes[1], MOST_LETTERS)}", ylabel="share of the class", xlim=(0, 1))
+    axes.set(xlabel=f"predicted probability of {literal(found.classes[1], MOST_LETTERS)}", ylabel="share of the class", xlim=(0, 1))
     axes.legend()
     return made
 
 
 def plot_residuals(run: Any) -> Any:
-    """Errors over the prediction, and how large they are."""
+    """Errors over the prediction, and how large they are; below each other for each target, whose units may differ."""
     found = seen(run, "residuals")
-    made, (left, right) = figure(2)
-    for target in range(min(3, found.values.shape[1])):
+    width = min(MOST_TARGETS, found.values.shape[1])
+    made, axes = figure(2, width)
+    for target, (left, right) in enumerate(np.atleast_2d(axes)):
+        name = literal(found.target_names[target], MOST_LETTERS)
         errors = (found.values[:, target] - found.targets[:, target]).numpy()
-        label = shortened(found.target_names[target], MOST_LETTERS) if found.values.shape[1] > 1 else rows_of(found)
         left.scatter(
-            found.values[:, target], errors, s=16, alpha=0.5 if len(found) < 2_000 else 0.2, color=COLOURS[target], linewidths=0, label=label, rasterized=True
+            found.values[:, target], errors, s=16, alpha=0.5 if len(found) < 2_000 else 0.2, color=BLUE, linewidths=0, label=rows_of(found), rasterized=True
         )
         low, high = np.percentile(errors, [0.5, 99.5])
-        right.hist(
-            np.clip(errors, low, high),
-            bins=min(40, max(8, int(len(errors) ** 0.5))),
-            histtype="step",
-            linewidth=1.6,
-            color=COLOURS[target],
-            linestyle=LINES[target],
-        )
-    left.axhline(0, color=GREY, linestyle=":")
-    right.axvline(0, color=GREY, linestyle=":")
-    name = shortened(found.target_names[0], MOST_LETTERS) if found.values.shape[1] == 1 else "target"
-    left.set(xlabel=f"predicted {name}", ylabel=f"predicted - actual {name}")
-    right.set(xlabel=f"predicted - actual {name}", ylabel="rows")
-    left.legend()
+        right.hist(np.clip(errors, low, high), bins=min(40, max(8, int(len(errors) ** 0.5))), histtype="step", linewidth=1.6, color=BLUE)
+        left.axhline(0, color=GREY, linestyle=":")
+        right.axvline(0, color=GREY, linestyle=":")
+        left.set(xlabel=f"predicted {name}", ylabel=f"predicted - actual {name}")
+        right.set(xlabel=f"predicted - actual {name}", ylabel="rows")
+        left.legend()
+    tell_left_out(made, found.values.shape[1] - width)
     return made
 
 
 def plot_confusion(run: Any) -> Any:
-    """Rows by true class and by the class they were given; the shade is the share of the true class."""
+    """Rows by true class and by the class they were given; the shade is the share of the true class.
+
+    Of very many classes the largest are shown, and the last column counts those of their rows that were called one of the others.
+    """
     found = seen(run, "confusion")
     matrix = diagnosis.confusion(found)
-    names = list(found.classes)
-    told = ""
-    if len(names) > MOST_CLASSES:
-        kept = matrix.sum(1).argsort(descending=True, stable=True)[:MOST_CLASSES].sort().values
-        told = f"; the {MOST_CLASSES} largest of {len(names)} classes"
-        matrix, names = matrix[kept][:, kept], [names[position] for position in kept.tolist()]
     shares = matrix / matrix.sum(1, keepdim=True).clamp(min=1)
+    rows, columns = list(found.classes), list(found.classes)
+    told = rows_of(found)
+    if len(rows) > MOST_CLASSES:
+        by_size = matrix.sum(1).argsort(descending=True, stable=True)
+        kept, others = by_size[:MOST_CLASSES].sort().values, by_size[MOST_CLASSES:]
+        # What a row was called is a share of all rows of its class: shares among the shown columns were 1.0 where a class had most of its rows elsewhere.
+        matrix, shares = (torch.cat([every[kept][:, kept], every[kept][:, others].sum(1, keepdim=True)], 1) for every in (matrix, shares))
+        rows = [rows[position] for position in kept.tolist()]
+        columns = [*rows, f"{len(others)} other{'s' * (len(others) != 1)}"]
+        told = f"{int(matrix.sum()):,} of {told}: the {MOST_CLASSES} largest of {len(found.classes)} classes"
     made, axes = figure()
-    side = max(4.2, 0.36 * len(names) + 2)
+    side = max(4.2, 0.36 * len(rows) + 2)
     made.set_size_inches(side * 1.35, side)
     shown = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-    size = 10 if len(names) <= 10 else 7
-    for true in range(len(names)):
-        for called in range(len(names)):
-            if matrix[true, called] or len(names) <= 10:
+    size = 10 if len(rows) <= 10 else 7
+    for true in range(len(rows)):
+        for called in range(len(columns)):
+            if matrix[true, called] or len(rows) <= 10:
                 axes.text(
                     called,
                     true,
@@ -209,11 +226,18 @@ def plot_confusion(run: Any) -> Any:
                     fontsize=size,
                     color="white" if shares[true, called] > 0.55 else "black",
                 )
-    short = [shortened(name, 18) for name in names]
-    long = max(map(len, short)) * len(short) > 50
-    axes.set_xticks(range(len(names)), short, rotation=60 if long else 0, ha="right" if long else "center", rotation_mode="anchor" if long else None)
-    axes.set_yticks(range(len(names)), short)
-    axes.set(xlabel="called", ylabel="true class", title=rows_of(found) + told)
+    if len(columns) > len(rows):
+        axes.axvline(len(rows) - 0.5, color=GREY, linewidth=0.8)
+    long = max(len(shortened(name, 18)) for name in columns) * len(columns) > 50
+    axes.set_xticks(
+        range(len(columns)),
+        [literal(name, 18) for name in columns],
+        rotation=60 if long else 0,
+        ha="right" if long else "center",
+        rotation_mode="anchor" if long else None,
+    )
+    axes.set_yticks(range(len(rows)), [literal(name, 18) for name in rows])
+    axes.set(xlabel="called", ylabel="true class", title=told)
     made.colorbar(shown, ax=axes, label="share of the true class")
     return made
 
@@ -237,7 +261,7 @@ def plot_roc(run: Any) -> Any:
     made, axes = figure()
     for (name, scores, positive), colour, line in zip(one_against_the_rest(found), COLOURS, LINES):
         misses, hits = diagnosis.roc(scores, positive)
-        axes.plot(misses, hits, color=colour, linestyle=line, label=f"{shortened(name, MOST_LETTERS)}: area {float(torch.trapezoid(hits, misses)):.3f}")
+        axes.plot(misses, hits, color=colour, linestyle=line, label=f"{literal(name, MOST_LETTERS)}: area {float(torch.trapezoid(hits, misses)):.3f}")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="guessing: area 0.5")
     axes.set(xlabel="false positive rate", ylabel="true positive rate (recall)", title=rows_of(found), xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     axes.legend(loc="lower right")
@@ -251,7 +275,7 @@ def plot_precision_recall(run: Any) -> Any:
     for (name, scores, positive), colour, line in zip(one_against_the_rest(found), COLOURS, LINES):
         recall, precision = diagnosis.precision_recall(scores, positive)
         share = float(positive.double().mean())
-        axes.plot(recall, precision, color=colour, linestyle=line, label=f"{shortened(name, MOST_LETTERS)} (guessing: {share:.1%})")
+        axes.plot(recall, precision, color=colour, linestyle=line, label=f"{literal(name, MOST_LETTERS)} (guessing: {share:.1%})")
         axes.axhline(share, color=colour, linestyle=":", linewidth=0.8)
     axes.set(xlabel="recall", ylabel="precision", title=rows_of(found), xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     axes.legend()
@@ -268,7 +292,7 @@ def plot_calibration(run: Any) -> Any:
     left.errorbar(x, y, yerr=np.maximum(spread, 0), fmt="o", color=BLUE, capsize=3, label=f"{bins[0].count:,} rows a bin, 95 %")
     left.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="as predicted")
     what = (
-        f"probability of {shortened(found.classes[1], MOST_LETTERS)}"
+        f"probability of {literal(found.classes[1], MOST_LETTERS)}"
         if found.task == "binary"
         else "probability of a label"
         if found.task == "multilabel"
@@ -295,10 +319,10 @@ def plot_importance(run: Any) -> Any:
     axes.barh(
         range(len(rows)), values, xerr=np.maximum(spread, 0), color=[BLUE if row.matters else "#BBBBBB" for row in rows], ecolor="black", capsize=2, height=0.65
     )
-    axes.set_yticks(range(len(rows)), [shortened(row.name, MOST_LETTERS) for row in rows])
+    axes.set_yticks(range(len(rows)), [literal(row.name, MOST_LETTERS) for row in rows])
     axes.axvline(0, color=GREY, linewidth=0.8)
     axes.set(
-        xlabel=f"growth of the {found.loss_name} (from {number_text(found.base, 3)}{' nats' if found.loss_name == 'log loss' else ''})",
+        xlabel=f"growth of the {literal(found.loss_name)} (from {number_text(found.base, 3)}{' nats' if found.loss_name == 'log loss' else ''})",
         ylim=(-0.8, len(rows) - 0.2),
     )
     axes.locator_params(axis="x", nbins=6)  # long numbers would run into each other
@@ -313,8 +337,9 @@ def plot_boundary(run: Any) -> Any:
     """What the model says over the plane of its two number inputs, with the rows on it."""
     names = diagnosis.two_inputs(run)
     found = seen(run, "boundary")
-    inputs = run._encoded[found.split].inputs[found.places]
-    columns = run._predictor.columns
+    inputs = numbers_of(run._encoded[found.split].inputs)
+    assert inputs is not None  # `two_inputs` refuses others
+    inputs, columns = inputs[found.places], run._predictor.columns
     center, scale = np.zeros(2), np.ones(2)
     if columns is not None:
         center, scale = (np.array([getattr(column, key)[0] for column in columns.inputs]) for key in ("center", "scale"))
@@ -324,7 +349,7 @@ def plot_boundary(run: Any) -> Any:
     plane = torch.cartesian_prod(*axis).to(inputs.dtype)
     if inputs.shape[1] > 2:  # marks of missing values stand beside the two numbers: none is missing here
         plane = torch.cat([plane, torch.zeros(len(plane), inputs.shape[1] - 2, dtype=plane.dtype)], 1)
-    outputs = run._predictor.outputs(ArrayRows(plane))
+    outputs = outputs_for(run, plane)
     made, axes = figure()
     grid = [np.asarray(axis[k], dtype=float) * scale[k] + center[k] for k in (0, 1)]
     places = diagnosis.evenly(len(inputs), 2_000)
@@ -333,31 +358,45 @@ def plot_boundary(run: Any) -> Any:
         values = np.asarray(run._predictor.decode(outputs), dtype=float).reshape(len(plane), -1)[:, 0].reshape(160, 160).T
         shown = axes.contourf(*grid, values, levels=15, cmap="cividis")
         axes.scatter(x, y, c=found.targets[places, 0], cmap="cividis", norm=shown.norm, s=24, edgecolors="white", linewidths=0.5)
-        made.colorbar(shown, ax=axes, label=f"predicted {shortened(found.target_names[0], MOST_LETTERS)} (dots: actual)")
+        made.colorbar(shown, ax=axes, label=f"predicted {literal(found.target_names[0], MOST_LETTERS)} (dots: actual)")
+        tell_left_out(made, found.values.shape[1] - 1)
     else:
         chances = run._predictor.decode(outputs, probabilities=True).reshape(160, 160, -1)
         from matplotlib.colors import to_rgb
 
         colours = np.array([to_rgb(COLOURS[label % len(COLOURS)]) for label in range(chances.shape[2])])
         mixed = 1 - (1 - chances.numpy() @ colours) * 0.45  # paler where classes mix, so that dots stand out
+        if len(colours) > len(COLOURS):  # two classes of one colour may be neighbours
+            called = chances.argmax(2).numpy()
+            mixed[1:][called[1:] != called[:-1]] = 1
+            mixed[:, 1:][called[:, 1:] != called[:, :-1]] = 1
         axes.imshow(np.clip(mixed, 0, 1).transpose(1, 0, 2), origin="lower", aspect="auto", extent=(grid[0][0], grid[0][-1], grid[1][0], grid[1][-1]))
-        for label, marker in zip(range(chances.shape[2]), "o^sDvP" * 20):
+        counts = torch.bincount(found.targets[places], minlength=chances.shape[2])
+        named = counts.argsort(descending=True, stable=True)[:MOST_NAMED].tolist()
+        for label in counts.nonzero().flatten().tolist():
             at = (found.targets[places] == label).numpy()
-            if at.any():
-                axes.scatter(
-                    x[at],
-                    y[at],
-                    s=26,
-                    color=COLOURS[label % len(COLOURS)],
-                    marker=marker,
-                    edgecolors="white",
-                    linewidths=0.5,
-                    label=shortened(found.classes[label], MOST_LETTERS),
-                )
-        axes.legend(title="true class")
+            axes.scatter(
+                x[at],
+                y[at],
+                s=26,
+                color=COLOURS[label % len(COLOURS)],
+                marker=MARKERS[label % len(MARKERS)],
+                edgecolors="white",
+                linewidths=0.5,
+                label=literal(found.classes[label], MOST_LETTERS) if label in named else None,
+            )
+        drawn = int((counts > 0).sum())
+        if drawn > MOST_NAMED:
+            axes.plot([], [], linestyle="", label=f"and {drawn - MOST_NAMED} more")
+        if drawn > len(COLOURS):  # so many names would lie over the rows
+            longest = max(len(shortened(found.classes[label], MOST_LETTERS)) for label in named)
+            made.set_size_inches(7 + 0.09 * longest, 4.2)
+            made.legend(title="true class", loc="outside right upper")
+        else:
+            axes.legend(title="true class")
     axes.set(
-        xlabel=shortened(names[0], MOST_LETTERS),
-        ylabel=shortened(names[1], MOST_LETTERS),
+        xlabel=literal(names[0], MOST_LETTERS),
+        ylabel=literal(names[1], MOST_LETTERS),
         title=rows_of(found),
         xlim=(grid[0][0], grid[0][-1]),
         ylim=(grid[1][0], grid[1][-1]),

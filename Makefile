@@ -6,7 +6,7 @@ WORKERS ?= 2
 VENV    := .venv
 BENCH   := .venv-bench
 PY      := $(VENV)/bin/python
-# -qq leaves errors and drops warnings. Every install is held to constraints.txt: a bare torch would pull gigabytes of CUDA libraries and another build than the tests ran on.
+# -qq leaves errors and drops warnings. Every install is held to constraints.txt, which pins torch's version; whether its build brings CUDA is the index's choice (README).
 PIP     := $(PY) -m pip install -qq --no-input --constraint constraints.txt
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

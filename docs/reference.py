@@ -7,16 +7,31 @@ from __future__ import annotations
 
 import inspect
 import re
+from functools import cached_property
 from typing import Any
 
 import fivestep
+from fivestep.experiments.sweeps import Sweep
+from fivestep.results.comparing import Comparison
 
 GROUPS = {
     "Data": ["Data", "Splits", "datasets"],
-    "Train, check, go on": ["fit", "check", "resume"],
+    "Train, check, go on": ["fit", "check", "resume", "load_run", "reproduce", "watch"],
+    "Improve": ["sweep", "cross_validate", "compare"],
     "Use": ["Run", "Model", "Scores", "load", "verify"],
 }
-MADE_FOR_YOU = {"Data", "Run", "Model", "Scores", "Finding"}  # nobody calls these: what they take is no promise
+RETURNED = {"cross_validate": Sweep, "compare": Comparison}  # what comes back has no public name of its own: shown behind the last function that returns it
+MADE_FOR_YOU = {"Data", "Run", "Model", "Scores", "Finding", "Sweep", "Comparison"}  # nobody calls these: what they take is no promise
+# Open to other modules of the package, and no promise to users.
+INTERNAL = {
+    "Data": {"numbered_as", "unit", "with_unit"},
+    "Splits": {"encoded", "values_of", "with_categories"},
+    "Model": {"from_artifact", "evaluate_part"},
+    "Run": {"from_artifact", "evaluate_part", "scored", "looked"},
+    "Scores": {"with_looks", "told"},
+    "Sweep": {"run", "fingerprint", "locked_folder", "measured", "told_group", "told"},
+    "Comparison": {"told"},
+}
 PLACE = "<!-- the reference stands here -->"
 
 
@@ -36,11 +51,18 @@ def page() -> str:
             value = getattr(fivestep, name)
             parts.append(f"### fs.{name}\n\n{entry(f'fs.{name}', value, with_signature=heading != 'Errors' and name not in MADE_FOR_YOU)}")
             if inspect.isclass(value) and heading != "Errors":
-                parts += [f"#### {name}.{member}\n\n{entry(called, item)}" for member, called, item in members(value)]
+                parts += shown_members(value)
             elif inspect.ismodule(value):
-                functions = [(key, item) for key, item in vars(value).items() if inspect.isfunction(item) and not key.startswith("_")]
-                parts += [f"#### fs.{name}.{key}\n\n{entry(f'fs.{name}.{key}', item)}" for key, item in functions]
+                ours = {key: item for key, item in vars(value).items() if getattr(item, "__module__", "").startswith("fivestep.") and not key.startswith("_")}
+                held = [(key, item) for key, item in ours.items() if inspect.isfunction(item) or inspect.isclass(item)]
+                parts += [f"#### fs.{name}.{key}\n\n{entry(f'fs.{name}.{key}', item)}" for key, item in held]
+            if name in RETURNED:
+                parts += [f"### {RETURNED[name].__name__}\n\n{entry('', RETURNED[name], with_signature=False)}", *shown_members(RETURNED[name])]
     return "\n".join(parts)
+
+
+def shown_members(kind: type) -> list[str]:
+    return [f"#### {kind.__name__}.{member}\n\n{entry(called, item)}" for member, called, item in members(kind)]
 
 
 def members(kind: type) -> list[tuple[str, str, Any]]:
@@ -48,12 +70,12 @@ def members(kind: type) -> list[tuple[str, str, Any]]:
     found: dict[str, Any] = {}
     for parent in reversed(kind.__mro__):
         if parent.__module__.startswith("fivestep"):
-            found |= {name: value for name, value in vars(parent).items() if not name.startswith("_")}
+            found |= {name: value for name, value in vars(parent).items() if not name.startswith("_") and name not in INTERNAL.get(kind.__name__, ())}
     kept = []
     for name, value in found.items():
         without_self = isinstance(value, (staticmethod, classmethod))
         item = value.__func__ if without_self else value
-        if (inspect.isfunction(item) or isinstance(item, property)) and inspect.getdoc(item):
+        if (inspect.isfunction(item) or isinstance(item, (property, cached_property))) and inspect.getdoc(item):
             kept.append((name, f"fs.{kind.__name__}.{name}" if without_self else f"{kind.__name__.lower()}.{name}", item))
     return kept
 

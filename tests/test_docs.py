@@ -130,6 +130,42 @@ def test_every_public_name_stands_once_in_the_reference() -> None:
 
     found = re.findall(r"^### fs\.(\w+)$", done.stdout, re.MULTILINE)
     assert sorted(found) == sorted(name for name in dir(fivestep) if not name.startswith("_"))
+    members = re.findall(r"^#{3,4} ([\w.]+)$", done.stdout, re.MULTILINE)
+    events = {f"fs.watch.{name}" for name in ("RunStarted", "EpochEnded", "RunEnded")}
+    assert {"Sweep", "Sweep.table", "Sweep.effects", "Sweep.best", "Comparison", "Comparison.better", "Run.predict", *events} <= set(members)
+    internal = {"from_artifact", "evaluate_part", "scored", "looked", "numbered_as", "encoded", "values_of", "with_looks", "told"}
+    assert not internal & {name.rpartition(".")[2] for name in members}
+
+
+def table_of(page: str, heading: str) -> list[list[str]]:
+    """The cells of the first table behind a heading, without its head."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in text.splitlines() if row.startswith("| `")]
+
+
+def test_the_page_of_fit_tells_every_argument_and_its_default() -> None:
+    import ast
+    import inspect
+
+    import fivestep
+
+    told = {row[0].strip("`"): ast.literal_eval(row[1].strip("`")) for row in table_of("stages/fit.md", "All arguments")}
+    parameters = inspect.signature(fivestep.fit).parameters
+    assert told == {name: parameter.default for name, parameter in parameters.items() if name not in ("model", "splits")}
+    assert not [name for name in told if f"`{name}" not in (fivestep.fit.__doc__ or "")]
+
+
+def test_the_page_of_models_tells_every_built_in_one_with_its_arguments_and_defaults() -> None:
+    import ast
+
+    from fivestep.model.models import BUILT_IN
+
+    filled_in = ("num_inputs", "num_outputs", "num_categories", "image_shape", "task")
+    told = {row[0].strip('`"'): dict(re.findall(r"`(\w+)=(.*?)`", row[2])) for row in table_of("stages/model.md", "Built-in models")}
+    assert told.pop("auto") == {}
+    assert {name: {key: ast.literal_eval(value) for key, value in arguments.items()} for name, arguments in told.items()} == {
+        name: {key: argument.default for key, argument in network.arguments.items() if key not in filled_in} for name, network in BUILT_IN.items()
+    }
 
 
 def test_the_pages_build_offline_and_strict_with_nothing_fetched(tmp_path: Path) -> None:

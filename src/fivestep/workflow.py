@@ -89,8 +89,46 @@ def fit(
 ) -> Run:
     """Train `model` on `splits.train`, choose the epoch on `splits.val`, and return the run.
 
-    `model` is an nn.Module (instance, class or function) or the name of a built-in ("linear", "mlp", "resnet", "cnn", "auto"). `"auto"` picks by a written rule
-    and says what it picked; `None` means none. Raises FindingsError where a check finds an error, SettingsError, DataError, NonFiniteError.
+    `model` is an nn.Module (instance, class or function) or the name of a built-in ("linear", "mlp", "resnet", "cnn", "ensemble", "auto"). `"auto"` picks by a
+    written rule and says what it picked; `None` means none. Raises FindingsError where a check finds an error, SettingsError, UsageError, DataError,
+    NonFiniteError, Interrupted on a signal, and CannotCreateError or StorageError where its folder cannot be written.
+
+    The model:
+
+    - `model_args`: arguments of a class, a function or a built-in model, as a dict.
+    - `weights`, `weights_strict`: a state_dict or file to begin with; False takes of it what fits.
+    - `freeze`, `groups`: patterns of names of parameters that stay as they are, or have settings of their own: `{"body.*": {"lr": 1e-4}}`.
+
+    The five steps:
+
+    - `loss`: a name of torch.nn, a class, an instance or `f(outputs, targets)`; `class_weights`: one number a class, `{class: number}`, or "balanced".
+    - `output`: which of the model's outputs the loss sees: a key, a place or a function.
+    - `compute`: forward and loss in one, `f(model, inputs, targets)`; `step`: all five steps, `f(model, optimizers, inputs, targets)`, which returns a dict of numbers.
+    - `optimizer`: a name of torch.optim, a class, a table with arguments, a function of the model, or several by patterns of names; "auto" is AdamW.
+    - `lr`: a number, "auto" (by optimizer) or "find" (tried out on training rows).
+    - `scheduler`: a name, a class, a table, a function, or a list of them in sequence; "auto" is none.
+    - `clip_norm`, `clip_value`: the largest norm of all gradients together, the largest value of each entry.
+    - `average`: "EMA", "SWA" or a table such as `{"name": "EMA", "decay": 0.999}`: averaged weights are validated, kept and saved.
+    - `epochs`, `batch_size`: whole numbers, or "auto"; `batch_size="all"` takes all rows in each step.
+    - `shuffle`: a new order of rows in each epoch, by seed; `batches`: your own, `f(epoch, generator)` gives the rows of each step.
+    - `part_size`: how many rows of a batch are computed at once; the parts add up to the whole batch.
+    - `augment`: `f(inputs, generator)`, or `{"shift": 2, "flip": True}` for images, on training batches alone; False: none, where `model="auto"` would choose.
+    - `precision`: "float32", "bf16" or "fp16"; `compile`: "step", "epoch", "auto" or None (eager).
+
+    Validation and the end:
+
+    - `metrics`: names, functions `f(outputs, targets)` or a dict of them, in each validation; `monitor`, `mode`: what chooses the epoch, and "min" or "max".
+    - `validate_every`: epochs between validations; `watch_test`: the test loss in the history too, each time counted as a look.
+    - `patience`: validations without gain until the run ends; `keep`: "best" or "last", whose weights are kept.
+    - `calibrate`: a temperature for probabilities, fitted on validation rows and kept where it helps; False: none.
+
+    Around it:
+
+    - `checks`, `ignore`: whether mistakes are looked for; codes of findings that are accepted.
+    - `seed`, `device`: of all that is drawn; "auto" is CUDA where there is one, then MPS, else the CPU.
+    - `folder`, `name`: where the run's folder is made (None: nothing is written), and its name.
+    - `checkpoint`, `keep_checkpoints`: "5min", "epoch", a number of steps or None; how many stay. `on_checkpoint_error`: "stop" or "retry" when the disk fails.
+    - `observers`, `quiet`: functions of one event; True shows no progress.
 
     >>> import torch, fivestep as fs
     >>> x = torch.arange(0, 1, 0.02)[:, None]
@@ -175,7 +213,7 @@ class Heard:
 
 @contextlib.contextmanager
 def stopped_by_signals(folder: Any) -> Iterator[Heard]:
-    """SIGTERM and SIGINT end what is inside with Interrupted, which says what stands and how to go on (RELIABILITY P2). Where nothing is written they are left
+    """SIGTERM and SIGINT end what is inside with Interrupted, which says what stands and how to go on. Where nothing is written they are left
     to the caller: `folder=None` must not take Ctrl-C away from a notebook."""
     if folder is None:
         yield Heard(signals.Listener())
@@ -230,7 +268,17 @@ def kept_on_disk(session: Session, *, locked: bool = False) -> Any:
 
 
 def check(model: Any, splits: Any, *, predict_rows: Any = None, **fit_settings: Any) -> list[Finding]:
-    """The findings that `fit` would have before it trains: same arguments, nothing is trained or written, model, data and random state stay as they are."""
+    """The findings that `fit` would have before it trains: same arguments, nothing is trained or written, model, data and random state stay as they are.
+
+    `predict_rows`, a matrix as the model would get it, are rows that are to be predicted: findings I01 and I02 tell where they lie elsewhere than the training
+    rows, or have their columns in another order. Raises SettingsError and UsageError for arguments that mean nothing.
+
+    >>> import torch, fivestep as fs
+    >>> x = torch.arange(0, 1, 0.02)[:, None]
+    >>> splits = fs.Data.arrays(x, x[:, 0]).split()  # targets (n,) beside outputs (n, 1)
+    >>> [finding.code for finding in fs.check("linear", splits, loss="MSELoss") if finding.severity == "error"]
+    ['L05']
+    """
     allowed = defaults()
     for given in fit_settings:
         if given not in allowed:
@@ -274,7 +322,7 @@ def told_of_the_end(session: Session, keeper: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def located_where_not_finite(session: Session, keeper: Any) -> Iterator[None]:
-    """Where something stops being finite inside, the last good state is restored and the steps are replayed to find where (RELIABILITY P6)."""
+    """Where something stops being finite inside, the last good state is restored and the steps are replayed to find where."""
     parent = None if session.folder is None else session.folder / "checkpoints"
     on_disk = parent is not None and parent.is_dir()
     restore = replaying.newest_on_disk(session.training, parent) if on_disk else replaying.held_in_memory(session.training)  # type: ignore[arg-type]
@@ -358,7 +406,17 @@ def load(path: str | Path, model: Any = None, *, sha256: str | None = None) -> M
     """The trained model of an artifact (or of a run's folder): `.predict`, `.evaluate`, `.full_model`.
 
     A built-in model needs nothing else; for a user's own give the class or an instance: `load(path, model=Net)`. Nothing in the artifact is executed, every
-    byte is verified, and its self-test rows must give the recorded outputs. Raises ArtifactError.
+    byte is verified, and its self-test rows must give the recorded outputs. `sha256` is that of its MANIFEST.json, where you were told it: the only proof of
+    who made it. Raises ArtifactError where it is damaged or does not answer as it did, MissingInputError where nothing is, or no model, UsageError where the
+    class must be given.
+
+    >>> import tempfile, torch, fivestep as fs
+    >>> x = torch.arange(0, 1, 0.02)[:, None]
+    >>> run = fs.fit("linear", fs.Data.arrays(x, 2 * x).split(), epochs=1, folder=None, quiet=True)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model = fs.load(run.save(f"{folder}/line.fivestep"))
+    >>> torch.equal(model.predict(x), run.predict(x))
+    True
     """
     path = Path(path)
     if (path / "model.fivestep").is_dir():
@@ -427,7 +485,7 @@ def reproduce(folder: str | Path, **objects: Any) -> bool:
 
 
 def verify(path: str | Path) -> list[Finding]:
-    """What is damaged or does not belong together in an artifact or a whole run folder; empty where all is sound, notes aside (RELIABILITY P5).
+    """What is damaged or does not belong together in an artifact or a whole run folder; empty where all is sound, notes aside.
 
     Each byte of each checkpoint and of the model is compared with its manifest, settings, findings, scores and history are read, and it is seen whether they
     are of one run. Nothing is changed, and no lock is needed. Findings P08 to P14; severity "error" is damage. Raises MissingInputError where nothing is.

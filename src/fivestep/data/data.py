@@ -94,7 +94,10 @@ class Data:
 
     @staticmethod
     def arrays(inputs: Any, targets: Any = None, *, weight: Any = None) -> Data:
-        """Arrays or tensors whose first axis is the row: one or several inputs (a tuple or dict), one or several targets (a tuple), a weight per row."""
+        """Arrays or tensors whose first axis is the row: one or several inputs (a tuple or dict), one or several targets (a tuple), a weight per row.
+
+        Labels of text are numbered in sorted order. Raises DataError for arrays of unequal length, or that hold no numbers.
+        """
         source, classes, notes = sources.make_array_source(inputs, targets, weight)
         task, found = sources.task_of(source.targets)
         return Data("arrays", "arrays", source=source, classes=classes or found, task=task, notes=tuple(notes))
@@ -104,6 +107,7 @@ class Data:
         """Images: a folder with one folder of files per class, or arrays (n, height, width[, channels]) with their targets.
 
         Pixels become float32 in 0..1, shape (n, channels, height, width). `size` is a number or (height, width) that files are resized to.
+        Raises MissingInputError where the folder is not there, DataError with every problem of the files or arrays, UsageError for arguments that mean nothing.
         """
         from fivestep.data import images
 
@@ -147,7 +151,10 @@ class Data:
     def dataset(
         dataset: Any, *, inputs: Any = None, targets: Any = None, count: Callable[[Any], int] | None = None, collate: Any = None, workers: int = 0
     ) -> Data:
-        """Any map-style torch Dataset. `inputs` and `targets` are keys or functions of the collated batch, `count` tells how many examples a batch holds."""
+        """Any map-style torch Dataset. `inputs` and `targets` are keys or functions of the collated batch, `count` tells how many examples a batch holds.
+
+        `collate` and `workers` are those of torch's DataLoader. Raises UsageError for what is no map-style Dataset, DataError for one without examples.
+        """
         source = sources.DatasetSource(dataset, inputs=inputs, targets=targets, count=count, collate=collate, workers=workers)
         return Data("dataset", type(dataset).__name__, source=source, options={"workers": workers})
 
@@ -213,7 +220,8 @@ class Data:
 
         `stratify=True` (or a column or array) keeps class shares; `group` keeps the rows of one group together; `time` puts the earliest rows in training and
         the latest in test; `shuffle=False` takes the rows in file order; `indices=(train, val, test)`, a `column` that says so, or a scikit-learn `splitter`
-        give the split as it is. `group`, `time` and `stratify` are a column's name or one value for each row.
+        give the split as it is. `group`, `time` and `stratify` are a column's name or one value for each row. Raises UsageError for
+        sizes and rules that contradict each other, DataError where the rows cannot be split so.
         """
         labels = self._labels() if stratify is True else self._values(stratify, "stratify")
         chosen = split_indices(
@@ -290,6 +298,11 @@ class Splits:
 
     `Splits(train, val=None, test=None)` takes data that comes already split: each a `Data`, a Dataset or `(inputs, targets)`; `val=0.15` carves validation
     from the training data. `data.split(...)` makes one too.
+
+    >>> import torch, fivestep as fs
+    >>> x = torch.arange(0, 1, 0.02)[:, None]
+    >>> fs.Splits(train=(x[:40], 2 * x[:40]), test=(x[40:], 2 * x[40:]))
+    Splits: train 40 (80%) / test 10 (20%) of arrays; 1 input, 1 output; task regression
     """
 
     def __init__(self, train: Any, val: Any = None, test: Any = None, *, seed: int = 0):
@@ -446,7 +459,7 @@ class Splits:
         return f"<div>{displays.table(rows, ('split', 'rows', 'share', 'from'), caption=facts)}</div>"
 
     def plot(self) -> Any:
-        """A matplotlib figure: rows for each split, and how the target is spread in each."""
+        """A matplotlib figure: rows for each split, and how the target is spread in training and validation rows; of test rows it is not looked at."""
         from fivestep.data.plots import plot_splits
 
         return plot_splits(self)

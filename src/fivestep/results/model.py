@@ -47,7 +47,7 @@ class Model:
 
     @classmethod
     def from_artifact(cls, found: Any, model: Any = None) -> Model:
-        """Build the module (a built-in by its recipe, else the caller's), load the weights, and let the self-test rows prove it (A9)."""
+        """Build the module (a built-in by its recipe, else the caller's), load the weights, and let the self-test rows prove that it answers as it did."""
         from fivestep.data.columns import Columns
 
         recipe = found.recipe
@@ -137,6 +137,7 @@ class Model:
     def predict(self, rows: Any, *, probabilities: bool = False, spread: bool = False) -> Any:
         """Predictions in the target's unit or label names, in input order, on the CPU, in the kind of container given (a path gives a polars frame).
 
+        `probabilities=True`, for classes, gives an array (n, classes) in the order of `classes`; of a table the columns `probability_<class>` beside the label.
         `spread=True` adds how far the members of an ensemble disagree, as a standard deviation in the target's unit or of the probability: columns of a table's
         predictions, else `(predictions, spread)`. Rows far outside of what training has seen, categories that it did not have, and predictions beyond its targets are counted in a warning.
         A model of images takes the path of a file or a folder too, and names each `file` beside its prediction.
@@ -182,7 +183,10 @@ class Model:
 
     def evaluate(self, data: Any, *, metrics: Any = None) -> scoring.Scores:
         """Scores with 95 % intervals on rows whose targets are known: a path or frame for tables, a folder of images with one folder per class,
-        a `Data`, or `(inputs, targets)`. Labels are matched by their names; one that training had not is a DataError."""
+        a `Data`, or `(inputs, targets)`. Labels are matched by their names; one that training had not is a DataError.
+
+        `metrics` is a name, a function `f(outputs, targets) -> number`, a list of them, or a dict that names them: `{"within 3": f}`; None is the task's own.
+        """
         from fivestep.data.images import folder_source
 
         predictor = self._predictor

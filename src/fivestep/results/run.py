@@ -93,7 +93,8 @@ class Run(Model):
     def evaluate(self, split_or_data: Any = "val", *, metrics: Any = None) -> scoring.Scores:
         """Scores on a split ("train", "val", "test") or on other data, each with its 95 % interval beside a no-skill baseline.
 
-        Looking at "test" is counted beside all runs on the same data and split; the count is shown with the score.
+        `metrics` is a name, a function `f(outputs, targets) -> number`, a list of them, or a dict that names them: `{"within 3": f}`; None is what `fit` was
+        given, else the task's own. Looking at "test" is counted beside all runs on the same data and split; the count is shown with the score.
         """
         metrics = self._metrics if metrics is None else metrics
         if isinstance(split_or_data, Part):
@@ -133,7 +134,11 @@ class Run(Model):
         return runs.looks(self.folder.parent, self.splits.fingerprint, "test"), known
 
     def predict(self, rows_or_split: Any = "test", *, probabilities: bool = False, spread: bool = False) -> Any:
-        """Predictions for new rows, or for a split by its name (a tensor or array of labels, in the split's order)."""
+        """Predictions for new rows, or for a split by its name (a tensor or array of labels, in the split's order).
+
+        `probabilities=True`, for classes, gives an array (n, classes) in the order of `classes`; of new rows of a table the columns `probability_<class>`
+        beside the label. `spread=True` adds how far the members of an ensemble disagree: see `Model.predict`.
+        """
         if isinstance(rows_or_split, Part):
             rows_or_split = rows_or_split.name
         if isinstance(rows_or_split, str) and rows_or_split in ("train", "val", "test"):

@@ -1,4 +1,4 @@
-"""What observers get: frozen facts about a run. They see everything and can touch nothing."""
+"""What observers get: frozen events with numbers about a run, never the model."""
 
 from __future__ import annotations
 

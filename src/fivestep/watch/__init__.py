@@ -1,4 +1,4 @@
-"""Observers: functions of one event that see a run and touch nothing. `fs.fit(..., observers=[f])` calls `f(event)` when a run starts, after each epoch and at the
+"""Observers: functions of one event; they get a run's numbers, never its model. `fs.fit(..., observers=[f])` calls `f(event)` when a run starts, after each epoch and at the
 end; `tensorboard(folder)` and `mlflow(experiment)` return such a function."""
 
 from fivestep.train.events import EpochEnded as EpochEnded

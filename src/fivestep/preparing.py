@@ -311,6 +311,7 @@ def prepare(arguments: dict[str, Any], defaults: dict[str, Any], *, only_check: 
         compiling = {} if program is None else {"compile": {"mode": program.mode, "steps_in_a_chunk": program.length, "seconds": round(program.seconds, 2)}}
         runs.write(session.folder, "environment.json", runs.environment(device) | compiling | {"inexact": session.inexact})
     if session.folder is not None:
+        session.plan = replace_fields(session.plan, facts=session.plan.facts | {"name": session.folder.name})  # what observers call the run
         observers.append(partial(write_history, session.folder))
     if ask["watch_test"] and splits.test is not None:
         observers.append(partial(count_test_look, session))

@@ -38,6 +38,15 @@ def check_arguments(ask: dict[str, Any], splits: Splits) -> None:
         value = ask[key]
         if value is not None and not isinstance(value, str) and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise SettingsError(f"{key}={value!r}: it must be a whole number of at least 1.")
+    patience = ask["patience"]
+    if patience not in (None, "auto") and (isinstance(patience, bool) or not isinstance(patience, int) or patience < 0):
+        raise SettingsError(f'patience={patience!r}: it must be a whole number of validations, None or "auto".')
+    for key in ("clip_norm", "clip_value"):
+        if ask[key] is not None and (isinstance(ask[key], bool) or not isinstance(ask[key], (int, float)) or not ask[key] > 0):
+            raise SettingsError(f"{key}={ask[key]!r}: it must be a number above 0.")
+    for key in ("folder", "name"):
+        if ask[key] is not None and not isinstance(ask[key], (str, Path)):
+            raise SettingsError(f"{key}={ask[key]!r}: it must be a text.")
     if isinstance(ask["seed"], bool) or not isinstance(ask["seed"], int):
         raise SettingsError(f"seed={ask['seed']!r}: a seed is a whole number.")
     if isinstance(ask["batch_size"], str) and ask["batch_size"] not in ("auto", "all"):

@@ -143,6 +143,13 @@ MISTAKES = [
     ("evaluate runs/one nofile.csv", 66, "nofile.csv"),
     ("evaluate runs/one homes.csv --split test", 64, "one of them"),
     ("evaluate runs/one new.csv", 65, "'price' is missing"),
+    ("evaluate runs/one header.csv", 65, "a header and no rows"),
+    ("report runs/one -o homes.csv", 64, "a name that ends in .html"),
+    ("fit homes.csv --target price --set split=time", 64, "--set split.time=COLUMN"),
+    ("fit homes.csv --target price --set data=3", 64, "--set data.missing=NA"),
+    ("fit homes.csv --target price --set patience=-1", 78, "a whole number of validations"),
+    ("fit homes.csv --target price --set clip_norm=abc", 78, "a number above 0"),
+    ("fit homes.csv --target price --set name=2026", 78, "it must be a text"),
     ("check nofile.csv", 66, "nofile.csv"),
     ("show nofile", 66, "nofile"),
     ("explain O111", 64, "O11"),
@@ -238,6 +245,15 @@ def test_a_class_of_ones_own_and_a_config_give_the_same_weights_again(here, caps
     assert shell(capsys, "predict", "runs/own", "new.csv", "--model", "net.py:Net", "-o", "own.csv")[0] == 0
 
 
+def test_a_record_that_holds_widths_takes_another_width(here, capsys):
+    asked = ("fit", "homes.csv", "--target", "price", "--model", "mlp", "--epochs", "1")
+    first = json.loads(shell(capsys, *asked, "--set", "model.width=8", "--name", "narrow", "--json")[1])
+    again = json.loads(shell(capsys, "fit", "homes.csv", "--config", "runs/narrow/settings.json", "--name", "narrow2", "--json")[1])
+    assert first["weights_sha256"] == again["weights_sha256"]
+    assert shell(capsys, "fit", "homes.csv", "--config", "runs/narrow/settings.json", "--set", "model.width=4", "--name", "narrower")[0] == 0
+    assert fs.load("runs/narrower").model.layers[0].out_features == 4
+
+
 def fs_class():
     from fivestep.model.building import load_file_class
 
@@ -323,6 +339,11 @@ def test_a_full_disk_a_closed_pipe_and_debug_in_a_real_process(here):
         done = process(line)
         assert done.returncode == 74 and "No space left" in done.stderr and "Traceback" not in done.stderr
     assert process("predict runs/one new.csv | head -1").stderr == ""
+    for line in ("check homes.csv | true; exit ${PIPESTATUS[0]}", "check homes.csv >&-"):
+        done = subprocess.run(["bash", "-c", f"{sys.executable} -m fivestep {line}"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and "Traceback" not in done.stderr, line
+    assert process("fit homes.csv --target price --model linear --epochs 20 --name unread 2>&1 | head -1").returncode == 0
+    assert len(Path("runs/unread/history.jsonl").read_text().splitlines()) == 20  # nobody read its progress, and it trained on
     done = process("fit homes.csv --target prise --debug")
     assert done.returncode == 65 and "Traceback" in done.stderr
     assert process("--version").stdout.strip() == fs.__version__

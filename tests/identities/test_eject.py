@@ -454,6 +454,13 @@ def test_shifts_and_mirrors_of_images_stand_in_the_script(tmp_path, augment):
     assert text.count("def augmented") == 1 and ("flip(3)" in text) == ("flip" in augment) and ("functional.pad" in text) == ("shift" in augment)
 
 
+def test_one_category_with_rare_values_alone_can_be_ejected(tmp_path):
+    states = [f"state {number}" for number in range(20)] * 10 + ["rare", "rarer"]
+    data = fs.Data.table({"state": states, "rate": [float(len(state) + position % 3) for position, state in enumerate(states)]}, target="rate")
+    run = fit("linear", data.split(seed=0))
+    assert run.splits.columns.inputs[0].other and "other(" in assert_same_weights(run, tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["grey", "mirrored", "coloured"])
 def test_auto_on_images_can_be_ejected(tmp_path, kind):
     """Residual convolutions with a pixel's channels side by side: the order that slices and stacks leave in memory must not choose other kernels."""

@@ -66,6 +66,19 @@ def test_groups_that_were_drawn_make_the_noise_of_a_difference() -> None:
     assert by_group == pytest.approx(by_row * 50**0.5 * standard_errors(10) / standard_errors(500))
 
 
+def test_a_class_that_training_lacks_makes_no_model_look_skilled() -> None:
+    """Labels that no input tells, 60 classes in 300 rows: what a constant loses on a class that it never saw is bounded, and told alike in both places."""
+    draw = numpy.random.default_rng(0)
+    better = 0
+    for seed in range(6):
+        data = fs.Data.table({"x": draw.normal(size=300), "y": [f"class {number}" for number in draw.integers(0, 60, 300)]}, target="y")
+        run = fs.fit("linear", data.split(seed=seed), epochs=3, **QUICK)
+        score = run.evaluate("val")["log_loss"]
+        better += score.verdict == "better"
+        assert run.company().no_skill == pytest.approx(score.baseline, rel=1e-6)
+    assert better <= 1
+
+
 def test_our_error_is_that_of_evaluate_and_no_skill_is_the_best_constant() -> None:
     splits = table("class").split(seed=0)
     run = fs.fit("auto", splits, epochs=3, **QUICK)

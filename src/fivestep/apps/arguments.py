@@ -22,6 +22,11 @@ def put_together(config: str | None, assignments: list[str] | None, **given: Any
         path, value = settings.parse_assignment(assignment)
         settings.put(table, path, value)
     table |= {key: value for key, value in given.items() if value is not None}
+    for part, example in (("data", "data.missing=NA"), ("split", "split.time=COLUMN")):
+        if not isinstance(table.get(part, {}), dict):
+            raise UsageError(f"{part}={table[part]!r} is no setting: {part} has options of its own, for example --set {example}")
+    if isinstance(table.get("ignore"), str):
+        table["ignore"] = [table["ignore"]]
     data = dict(recorded.get("options", {})) | dict(table.pop("data", {}))
     earlier = recorded.get("split_options", {})
     split = ({"seed": earlier["seed"]} if earlier.get("given") else earlier) | dict(table.pop("split", {}))
@@ -39,7 +44,9 @@ def put_together(config: str | None, assignments: list[str] | None, **given: Any
         model = model_table
     if model is None and recorded_model:
         model = recorded_model.get("name") or f"{recorded_model.get('file')}:{recorded_model.get('qualname')}"
-        table["model_args"] = dict(recorded_model.get("args", {})) | dict(table.get("model_args", {}))
+        asked = dict(table.get("model_args", {}))
+        made = {key: value for key, value in dict(recorded_model.get("args", {})).items() if key != "widths" or not asked.keys() & {"width", "depth"}}
+        table["model_args"] = made | asked
     return table, data, split, model
 
 

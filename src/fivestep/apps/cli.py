@@ -27,6 +27,8 @@ THE_SAME_CALL = "the same call goes on from there."  # of a sweep that was stopp
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the `fivestep` command: runs it and exits with its code."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  closed by `>&-`
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     if argv in (["--version"], ["-V"]):
         print(__version__)
         sys.exit(0)
@@ -66,6 +68,9 @@ def run(argv: list[str]) -> int:
         else:
             told, message = [], with_shell_spelling(str(error)).replace(THE_SAME_CALL, f"go on with: fivestep {shlex.join(argv)}")
         return complain(message, as_json, error.exit_code, findings=error.findings if isinstance(error, FindingsError) else (), problems=told)
+    except SystemExit:
+        close_stdout()  # typer's answer to a reader that has left, before we see it
+        return 0
     except BrokenPipeError:
         close_stdout()  # the reader of our output (head) has left; Python would complain at exit
         return 0

@@ -99,7 +99,9 @@ def resume(
     objects = {"model": load_file_class(model_class)} if model_class else {}
     ended = workflow.resume(run, epochs=epochs, allow_inexact=allow_inexact, quiet=context.obj, **objects)
     if epochs is not None or not has_ended(Path(run)):
-        end_run(ended, as_json=as_json, own_model=model_class)
+        found_again = ended.settings.model  # a class of one's own that was found again is named in what to type next, as `fit` names it
+        own_model = model_class or (f"{found_again['file']}:{found_again['qualname']}" if "file" in found_again and "qualname" in found_again else None)
+        end_run(ended, as_json=as_json, own_model=own_model)
         return
     scores = ended.evaluate("val" if ended.splits.val is not None else "train")
     if as_json:

@@ -134,7 +134,7 @@ def rule_m05(subject: Subject, probe: Probe) -> Finding | None:
         return None
     moved = dict(probe.after_five_steps.named_parameters())
     original = dict(subject.model.named_parameters())
-    zero = [name for name in zero if torch.equal(moved[name].detach().cpu(), original[name].detach().cpu())]
+    zero = [name for name in zero if original[name].numel() and torch.equal(moved[name].detach().cpu(), original[name].detach().cpu())]
     # A bias can cancel (before a difference, before a norm) beside a weight that learns: only where a whole module is still does it mean something.
     alive = {name.rpartition(".")[0] for name in gradients.nonzero}
     zero = [name for name in zero if name.rpartition(".")[0] not in alive or not name.rpartition(".")[0]]

@@ -34,7 +34,7 @@ from fivestep.fit_arguments import asked_settings
 from fivestep.locks import Lock
 from fivestep.model import metrics as scoring
 from fivestep.model.building import nearest
-from fivestep.results import comparison_report, runs
+from fivestep.results import page, runs
 from fivestep.results.comparing import (
     Comparison,
     Effect,
@@ -487,7 +487,7 @@ class Sweep:
         from fivestep.experiments import report
 
         name = self.folder.name if self.folder is not None else f"{self.kind} of {model_name(self.make_model)}"
-        return comparison_report.write(report.render(self, name), path if path is not None else self.folder or Path("."))
+        return page.write_page(report.render(self, name), path if path is not None else self.folder or Path("."))
 
     def _repr_html_(self) -> str:
         if not self.trials:

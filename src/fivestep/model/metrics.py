@@ -352,6 +352,17 @@ def _constants(task: str | None, metrics: Mapping[str, Metric], train_targets: T
     return {kind: evidence.with_constant(_constant(kind, task, train, width)) for kind in sorted(kinds)}
 
 
+def class_shares(counts: Tensor) -> Tensor:
+    """The shares of classes that a model without any skill would tell, from their counts in training. A class without a training row is taken to have had one: the
+    log loss of a constant that rules a class out has no bound on a row of it, and any model would look skilled beside that.
+
+    >>> class_shares(torch.tensor([3, 6, 0])).tolist()
+    [0.3, 0.6, 0.1]
+    """
+    counts = counts.double() + (counts == 0)
+    return counts / counts.sum()
+
+
 def _constant(kind: str, task: str, train: Tensor, width: int) -> Tensor:
     """The constant (1, width) that does best on the training targets: which mean or median is best belongs to the metric."""
     if kind == "mean":
@@ -365,8 +376,7 @@ def _constant(kind: str, task: str, train: Tensor, width: int) -> Tensor:
         share = (1 / ordered.abs().clamp(min=1.17e-6)).cumsum(0)
         return ordered.gather(0, (share >= share[-1:] / 2).double().argmax(0, keepdim=True))
     if kind == "shares":
-        shares = train.double().mean(0) if task == "multilabel" else torch.bincount(train, minlength=width).double() / len(train)
-        return shares[None]
+        return (train.double().mean(0) if task == "multilabel" else class_shares(torch.bincount(train, minlength=width)))[None]
     if kind == "positive":
         return torch.ones(1, width, dtype=torch.float64) if task == "multilabel" else torch.tensor([[0.0, 1.0]], dtype=torch.float64)
     raise AssertionError(kind)

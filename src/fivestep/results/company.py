@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fivestep import displays, seeds
 from fivestep.errors import UsageError
+from fivestep.model.metrics import class_shares
 from fivestep.model.resampling import Units, make_units, standard_errors
 from fivestep.results.diagnosis import dependence
 
@@ -149,7 +150,7 @@ def losses(predicted: Tensor, targets: Tensor, num_classes: int) -> Tensor:
     """The loss of each row, float64 (n,): log loss of probabilities (n, classes), or the mean squared error of values (n, targets)."""
     predicted = predicted.double()
     if num_classes:
-        return -predicted.gather(1, targets.long().reshape(-1, 1))[:, 0].clamp_min(1e-15).log()
+        return -predicted.gather(1, targets.long().reshape(-1, 1))[:, 0].clamp_min(torch.finfo(torch.float32).eps).log()  # as `evaluate` has it
     return (predicted.reshape(len(targets), -1) - targets.double().reshape(len(targets), -1)).square().mean(1)
 
 
@@ -176,7 +177,7 @@ def no_skill(targets: Tensor, num_classes: int, weights: Tensor | None) -> Tenso
     weights = torch.ones(len(targets), dtype=torch.float64) if weights is None else weights
     if num_classes:
         counts = torch.zeros(num_classes, dtype=torch.float64).index_add_(0, targets.long().flatten(), weights)
-        return (counts / counts.sum())[None]
+        return class_shares(counts)[None]
     values = targets.double().reshape(len(targets), -1)
     return (values * weights[:, None]).sum(0, keepdim=True) / weights.sum()
 

@@ -194,9 +194,9 @@ class Comparison:
 
     def report(self, path: str | Path = "comparison.html") -> Path:
         """Write the comparison as one HTML file, complete in itself, and return its path."""
-        from fivestep.results import comparison_report
+        from fivestep.results import comparison_report, page
 
-        return comparison_report.write(comparison_report.render(self), path)
+        return page.write_page(comparison_report.render(self), path)
 
     def _repr_html_(self) -> str:
         head = ("", self.metric, "95 % interval", "to the best", "corrected interval", "")

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from fivestep import files
 from fivestep._version import __version__
 from fivestep.results.figures_svg import strip
 from fivestep.results.page import Cell, number, number_text, page, paragraph, section, table, text
@@ -18,15 +16,6 @@ from fivestep.results.report_verdict import counted
 
 LOOKS = {"best": "good", "worse": "bad", "worse with this seed": "warn", "diverged": "bad", "refused": "bad"}
 MOST_ROWS = 200
-
-
-def write(html: str, path: str | Path) -> Path:
-    """The file's path: `path`, or report.html in the folder `path`."""
-    target = Path(path)
-    if target.is_dir():
-        target = target / "report.html"
-    files.write_atomic(target, html.encode("utf-8", "replace"))
-    return target
 
 
 def render(comparison: Any, *, title: str = "Comparison", sections: Sequence[tuple[str, str, str]] = ()) -> str:

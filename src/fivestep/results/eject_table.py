@@ -291,7 +291,7 @@ class TableReader:
             flag_names = ", ".join(name for _, name in flags)
         categories = [column for column in columns.inputs if column.is_category]
         if columns.categories == "onehot":
-            parts += [self._one_hot(column) for column in categories]
+            parts += [part for column in categories for part in self._one_hot(column)]
         if len(parts) > 1 or not rows:
             joined = [f"{part}" for part in parts] or ["torch.zeros(len(table), 0)"]
             text = f"{x} = {joined[0]}" if len(joined) == 1 else enclosed(f"{x} = torch.cat([", joined, "], dim=1)")
@@ -309,19 +309,19 @@ class TableReader:
         self.tried.run(text)
         return text
 
-    def _one_hot(self, column: Any) -> str:
+    def _one_hot(self, column: Any) -> list[str]:
         gaps = any(one.is_category and self.typed.column(one.name).num_missing for one in self.columns.inputs)
         function = ONE_HOT_WITH_GAPS if gaps else ONE_HOT
         self.script.define("one_hot", function)
         self.tried.run(function)
         known: list[Any] = [*column.vocabulary, *([None] if column.flag else [])]
         source = self.category(column)
-        text = enclosed(f"one_hot({source}, [", [literal(value) for value in known], "])", 4)
+        parts = [enclosed(f"one_hot({source}, [", [literal(value) for value in known], "])", 4)]
         if column.other:
             self.script.define("other", OTHER)
             self.tried.run(OTHER)
-            text += ",\n    " + enclosed(f"other({source}, [", [literal(value) for value in column.vocabulary], "])", 4)
-        return text
+            parts.append(enclosed(f"other({source}, [", [literal(value) for value in column.vocabulary], "])", 4))
+        return parts
 
     def _codes(self, column: Any) -> str:
         self.script.define("codes_of", CODES)

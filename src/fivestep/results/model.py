@@ -203,6 +203,8 @@ class Model:
                 data = Data.arrays(self._as_trained(data[0]), data[1])
             source = data.numbered_as(predictor.decoding.classes).source if isinstance(data, Data) else as_source(data)[0]
             targets = source.targets[0] if getattr(source, "targets", ()) else None
+        if not len(source):
+            raise DataError("There is a header and no rows, so nothing can be scored." if predictor.columns is not None else "There are no rows to score.")
         if targets is None:
             raise UsageError("evaluate needs rows whose targets are known: (inputs, targets), or a table with the target's column.")
         scores = self._score(predictor.outputs(source), targets, metrics, split="data")

@@ -13,9 +13,13 @@ import struct
 import unicodedata
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from fivestep import files
+from fivestep.errors import UsageError
 
 STYLE = """
 :root{--ink:#1b1f24;--soft:#57606a;--paper:#fff;--panel:#f5f6f8;--edge:#d0d7de;--link:#0757a8;
@@ -129,6 +133,17 @@ def text(value: Any, most: int = 300) -> str:
     if not whole.isprintable():
         whole = "".join(sign if sign in "\n\t" or not unicodedata.category(sign).startswith("C") else f"\\u{ord(sign):04x}" for sign in whole)
     return html.escape(whole)
+
+
+def write_page(html_text: str, path: str | Path) -> Path:
+    """Writes a page as `path`, or as report.html in the folder `path`; returns its path. Raises UsageError for a name that is no page's: `-o data.csv` would be
+    the end of the data."""
+    target = Path(path)
+    target = target / "report.html" if target.is_dir() else target
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"{target}: a report is an HTML file. Give a folder, or a name that ends in .html.")
+    files.write_atomic(target, html_text.encode("utf-8", "replace"))
+    return target
 
 
 def breakable(value: Any, most: int = 300) -> str:

@@ -12,12 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fivestep import files
 from fivestep._version import __version__
 from fivestep.results import diagnosis
 from fivestep.results.figures_svg import Series, chart
 from fivestep.results.importance import importance
-from fivestep.results.page import Cell, figure, folded, number, number_text, page, paragraph, section, table, text
+from fivestep.results.page import Cell, figure, folded, number, number_text, page, paragraph, section, table, text, write_page
 from fivestep.results.report_data import data_section
 from fivestep.results.report_errors import errors_section
 from fivestep.results.report_record import again_section, findings_section, settings_section
@@ -27,11 +26,7 @@ from fivestep.results.report_verdict import METRIC_NAMES, headline, keeps_best, 
 
 def write(run: Any, path: str | Path | None = None) -> Path:
     """Write the report of a run as one HTML file and return its path: `path`, else `report.html` in the run's folder (in the current one without)."""
-    target = Path(path) if path is not None else (run.folder or Path(".")) / "report.html"
-    if target.is_dir():
-        target = target / "report.html"
-    files.write_atomic(target, render(run).encode("utf-8", "replace"))
-    return target
+    return write_page(render(run), path if path is not None else run.folder or Path("."))
 
 
 def render(run: Any) -> str:

@@ -159,4 +159,6 @@ def ejected(run: Any) -> str:
             eject(Path(folder) / "train.py")
         except FivestepError as error:
             return f"# This run cannot be written as a script: {error}"
+        except Exception as error:  # a mistake of ours, which shall not cost the reader the page
+            return f"# fivestep failed to write this run as a script, which is a mistake in fivestep: {type(error).__name__}: {error}"
         return (Path(folder) / "train.py").read_text()

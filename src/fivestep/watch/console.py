@@ -62,7 +62,10 @@ class Lines:
             self.say(closing(self.session, event))
 
     def say(self, text: str) -> None:
-        print(text, file=self.out, flush=True)
+        try:
+            print(text, file=self.out, flush=True)
+        except BrokenPipeError:  # nobody reads it any more; the run goes on
+            self.out = open(os.devnull, "w")  # noqa: SIM115  until the process ends
 
     def close(self) -> None:
         """Nothing stands open."""

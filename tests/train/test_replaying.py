@@ -105,6 +105,20 @@ def test_p6_the_replay_begins_at_the_newest_checkpoint_and_the_model_is_left_the
         assert int(model.count) == 12
 
 
+def test_p6_what_the_last_line_of_forward_makes_is_no_fault_of_the_loss():
+    class Log(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 1)
+
+        def forward(self, x):
+            return torch.log(self.layer(x) * 0 - 1)
+
+    with pytest.raises(fs.NonFiniteError, match="the model's output is not finite.*an operation in forward did") as told:
+        fit(Log())
+    assert told.value.origin == "layer" and "BCE" not in told.value.fix
+
+
 @pytest.mark.parametrize("at", [7, 12, 13])
 def test_p6_where_nothing_waits_for_the_device_the_step_is_exact_all_the_same(at):
     """As on an accelerator: the losses are looked at when the epoch has ended."""

@@ -131,7 +131,7 @@ class Met(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """What was first not finite: `kind` is "inputs", "targets", "layer", "before layer", "gradient", "loss" or "weights"; `name` the layer or tensor."""
+    """What was first not finite: `kind` is "inputs", "targets", "layer", "before layer", "output", "gradient", "loss" or "weights"; `name` the layer or tensor."""
 
     kind: str
     step: int
@@ -155,10 +155,15 @@ class Place:
                 f"Look at the lines before this layer (a division, a log, a root); {lower}",
                 "layer",
             ),
+            "output": (
+                f"the model's output is not finite{where}, and no layer within it gave that: an operation in forward did, or its numbers grew too large",
+                f"{lower[0].upper() + lower[1:]} With a usual lr, look at the last lines of forward (a division, a log, a root).",
+                "layer",
+            ),
             "loss": (
                 f"the outputs are finite{where and ', the loss is not' + where}, so the loss itself overflowed or took the log of zero",
                 "Use the form that takes logits (BCEWithLogitsLoss for BCELoss, F.logsigmoid(x) for x.sigmoid().log(), log_softmax for softmax().log()), or keep the "
-                "argument of log, sqrt and / away from zero in your loss: p.clamp(1e-6, 1 - 1e-6).",
+                f"argument of log, sqrt and / away from zero in your loss: p.clamp(1e-6, 1 - 1e-6). Where the outputs grew from step to step, {lower}",
                 "loss",
             ),
             "gradient": (
@@ -271,8 +276,7 @@ class Watch:
                 return  # a validation
             if not name and self.part is not None:
                 self.outputs.append((outputs, self.part))
-            if name:
-                self.look("layer", name, outputs)
+            self.look("layer" if name else "output", name or None, outputs)
             for tensor in loop.tensors_of(outputs):
                 if tensor.requires_grad and not tensor.is_leaf:
                     tensor.register_hook(self._gradient(f"the output of {name}" if name else "the model's output"))
@@ -317,6 +321,8 @@ class Watch:
         outputs, part = self.outputs[-1]
         if not isinstance(outputs, Tensor) or not outputs.dim() or part.weights is not None:
             return ()
+        if len(outputs) != self.where[1]:
+            return ()  # an ensemble's outputs have its members first
         wrong = torch.zeros(len(outputs), dtype=torch.bool)
         with torch.no_grad():
             for row in range(len(outputs)):

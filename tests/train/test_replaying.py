@@ -114,7 +114,7 @@ def test_p6_what_the_last_line_of_forward_makes_is_no_fault_of_the_loss():
         def forward(self, x):
             return torch.log(self.layer(x) * 0 - 1)
 
-    with pytest.raises(fs.NonFiniteError, match="the model's output is not finite.*an operation in forward did") as told:
+    with pytest.raises(fs.NonFiniteError, match=r"the model's output is not finite.*an operation in forward did") as told:
         fit(Log())
     assert told.value.origin == "layer" and "BCE" not in told.value.fix
 

@@ -122,7 +122,10 @@ def splits_again(recorded: dict[str, Any], verb: str = "resume") -> Splits:
                 f"The data of this run did not come from a file, so it must be given again: {verb}(folder, splits=...); or name a file to evaluate."
             )
         if not Path(source).exists():
-            raise MissingInputError(f"The data of this run was {source}, and it is not there. Put it back, or give the data: {verb}(folder, splits=...).")
+            seen_from = "" if Path(source).is_absolute() else f" (seen from {Path.cwd()}; it was named from where the run was made)"
+            raise MissingInputError(
+                f"The data of this run was {source}, and it is not there{seen_from}. Put it back, go where the run was made, or give the data: {verb}(folder, splits=...)."
+            )
         return (Data.table if recorded["kind"] == "table" else Data.images)(source, **how)
 
     train = read_again(recorded["source"], recorded["options"])

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 import fivestep as fs
-from fivestep.apps.cli import run, shell_options
+from fivestep.apps.cli import run
+from fivestep.apps.spelling import shell_options
 
 HEADER = "area,rooms,city,price"
 NET = """
@@ -192,6 +193,12 @@ def test_check_tells_all_problems_at_once(here, capsys):
     found = json.loads(out)
     assert code == 65 and len(found["problems"]) == 4 and [column["name"] for column in found["columns"]] == HEADER.split(",")
     assert shell(capsys, "check", "homes.csv", "--set", "data.quote=none")[0] == 0
+
+
+def test_check_tells_the_options_as_they_are_typed(here, capsys):
+    write("bad.csv", [*homes(30), ["big", "3", "Bonn", "1"]])
+    code, out, _ = shell(capsys, "check", "bad.csv", "--target", "price")
+    assert code == 65 and "in the shell: --set data.missing=big  or  --set data.columns.area=category" in out
 
 
 def test_predictions_keep_the_order_and_equal_those_of_python(here, capsys):

@@ -27,6 +27,7 @@ from fivestep.apps.arguments import (
 )
 from fivestep.apps.ending import emit, end_run, has_ended, print_scores
 from fivestep.apps.predicting import predict_file, predicted_chunks
+from fivestep.apps.spelling import with_shell_spelling
 from fivestep.errors import DataError, MissingInputError, UsageError
 from fivestep.terminal import print_lines
 
@@ -260,7 +261,8 @@ def check(
         ]
         emit({"file": file, "rows": report.num_rows, "columns": columns, "problems": list(report.problems), "notes": list(report.notes)})
     else:
-        print(report)
+        problems = "\n".join(report.problems)
+        print(f"{report}{with_shell_spelling(problems).removeprefix(problems)}")
     return 65 if report.problems else 0
 
 

@@ -68,7 +68,7 @@ def stray_problem(table: Table, name: str, kind: str, rows: np.ndarray, form: st
 def stray_text(table: Table, name: str, kind: str, rows: np.ndarray, form: str) -> str:
     """What `stray_problem` found, without its advice."""
     found = table.column(name)[rows]
-    values = found.head(1000).unique(maintain_order=True).to_list()
+    values = found.unique(maintain_order=True)
     written = f" (dates here are written {form})" if kind in ("date", "datetime") and form else ""
     text = f"column {name!r}, {table.place(int(rows[0]))}: {shown(values[0])} is no {kind}{written}"
     if len(rows) > 1:

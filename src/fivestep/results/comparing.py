@@ -256,9 +256,8 @@ def notes_on(measured: Sequence[Measured], usable: Sequence[int], comparisons: i
     elif counts and min(counts) > 1:
         notes.append(METHOD.format(replicates="seeds"))
     elif counts:
-        notes.append(
-            "One seed each: the intervals are for these trained models on other rows; whether setting or seed made the difference needs seeds=5 or more."
-        )
+        told = "One seed each" if max(counts) == 1 else "A variant with one seed"
+        notes.append(f"{told}: the intervals are for these trained models on other rows; whether setting or seed made the difference needs seeds=5 or more.")
     if any(measured[v].resampled is None for v in usable) and not any(measured[v].fold_ratio is not None for v in usable):
         notes.append("The rows could not be resampled for this score, so only the seeds count.")
     if comparisons > 1:

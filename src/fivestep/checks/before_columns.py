@@ -286,10 +286,13 @@ def rule_d21(subject: Subject, probe: Probe) -> Finding | None:
         fixed_width = len({len(text) for text in filled}) == 1  # zip codes and product numbers are names
         if decimals > 0.3 or (not fixed_width and related > 0.2):
             odd = sorted({text for text, good in zip(filled, reads) if not good})[:3]
+            read = f'Read it as a number: columns={{{name!r}: "number"}}, missing={odd or ["?"]}.'
+            if any("%" in text for text in filled):
+                read = "Take the % away in the data; it is then read as a number."
             return Finding(
                 "D21", "warning", f"'{name}' is text, but {sum(reads)} of {len(filled)} values are numbers" + (f" (not: {', '.join(map(repr, odd))})." if odd else "."),
                 {"column": name, "numbers": sum(reads), "values": len(filled), "others": odd},
-                f"Each of its {len(set(filled))} texts becomes a level of its own.", f"Read it as a number: columns={{{name!r}: \"number\"}}, missing={odd or ['?']}.",
+                f"Each of its {len(set(filled))} texts becomes a level of its own.", read,
             )  # fmt: skip
     return None
 

@@ -171,7 +171,7 @@ def rule_s02(subject: Subject, probe: Probe) -> Finding | None:
         answers = max((likeness(group, answer) for answer in answers_of(probe) if answer.std() > 0), default=1.0)
         if crossing > 0.2 and strongest > needed and answers > max(0.05, 2 * numpy.sqrt(2 / len(values))):
             return Finding(
-                "S02", "warning", f"{crossing:.0%} of the validation and test rows share their '{name}' with training rows, and rows of one '{name}' are alike (intraclass correlation {strongest:.2f}).",
+                "S02", "warning", f"{crossing:.0%} of the validation and test rows share their '{name}' with training rows, and rows of one '{name}' are alike (intraclass correlation {strongest:.2f} at most over the columns, {answers:.2f} of the target).",
                 {"column": name, "groups": num_groups, "crossing": crossing, "intraclass_correlation": strongest},
                 "The model recognises whom it has seen: on new ones it is worse than the score says.", f"Keep each together: split(group={name!r}).",
             )  # fmt: skip
@@ -528,7 +528,8 @@ def rule_s13(subject: Subject, probe: Probe) -> Finding | None:
             return Finding(
                 "S13", "warning", f"{share:.0%} of the {name} rows have a training row at {float(numpy.median(near[:, 0] / middle)):.1%} of the usual distance, and the next ones are far off.",
                 {"split": name, "share": share},
-                "Augmented copies were made before the split: the test rows are training rows with a little noise.", "Split first; then augment training batches only (augment=...).",
+                "The test rows are training rows with a little noise: copies that were augmented before the split, or rows that come in pairs.",
+                "Split first, then augment training batches only (augment=...); keep pairs on one side: split(group=...).",
             )  # fmt: skip
     return None
 

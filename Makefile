@@ -14,7 +14,7 @@ export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # two pips at once in one environment break each other
-.PHONY: help demo test test-slow check bench bench-quick bench-quality docs clean
+.PHONY: help demo test test-slow test-peers check bench bench-quick bench-quality docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1  \2/p' $(MAKEFILE_LIST) | awk '{ printf "  make %-12s", $$2; $$1 = $$2 = ""; print }'
@@ -27,6 +27,10 @@ test: $(VENV)/.installed-test  ## all tests but the slow ones, on two processes 
 
 test-slow: $(VENV)/.installed-test  ## the tests that take minutes: whole corpora, kills at random, full disks
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist worksteal -m slow
+
+test-peers: $(BENCH)/.installed  ## the blocks of Lightning, Keras, skorch and fastai on the pages "coming from", with these packages
+	@$(BENCH)/bin/python -m pip install -qq --constraint constraints.txt pytest hypothesis
+	@OMP_NUM_THREADS=1 $(BENCH)/bin/python -m pytest tests/test_docs.py -k coming-from
 
 check: $(VENV)/.installed-test $(VENV)/.installed-check  ## lint, format, types, and the direction of imports
 	@failed=0; \

@@ -263,6 +263,13 @@ def test_a_category_of_whole_numbers_is_the_same_as_ints_and_as_floats_with_gaps
     assert classifier.score(pandas.DataFrame({"kind": gaps.astype("category"), "number": NUMBERS})[1:], labels[1:]) == 1.0
 
 
+def test_a_category_of_numbers_too_large_for_integers_is_not_lost() -> None:
+    from fivestep.data.tables import whole_as_integers
+
+    large = polars.Series("k", [1e300, 2.0])
+    assert whole_as_integers(large).to_list() == [1e300, 2.0] and whole_as_integers(polars.Series("k", [1.0, None])).to_list() == [1, None]
+
+
 def test_frames_may_hold_durations_and_intervals() -> None:
     frame = pandas.DataFrame({"took": pandas.to_timedelta(KINDS * 30, unit="s"), "part": pandas.cut(NUMBERS, 4)})
     labels = np.where(KINDS == 2, "long", "short")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -46,6 +47,15 @@ def shortened(name: object, most: int) -> str:
         return whole
     end = most // 3
     return f"{whole[: most - end - 1].rstrip()}…{whole[len(whole) - end :].lstrip()}"
+
+
+def name_ticks(axes: Any, names: Sequence[object], most: int, room: int) -> None:
+    """Names at the places 0, 1, 2, ... of the x axis, turned where all together have more than `room` letters."""
+    turned = len(names) * max(len(shortened(name, most)) for name in names) > room
+    axes.set_xticks(
+        range(len(names)), [literal(name, most) for name in names],
+        rotation=60 if turned else 0, ha="right" if turned else "center", rotation_mode="anchor" if turned else None,
+    )  # fmt: skip
 
 
 def literal(name: object, most: int | None = None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,10 @@ def check_arguments(ask: dict[str, Any], splits: Splits) -> None:
         if value is not None and not isinstance(value, str) and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise SettingsError(f"{key}={value!r}: it must be a whole number of at least 1.")
     patience = ask["patience"]
-    if patience not in (None, "auto") and (isinstance(patience, bool) or not isinstance(patience, int) or patience < 0):
+    if patience not in (None, "auto") and (isinstance(patience, bool) or not isinstance(patience, Integral) or patience < 0):
         raise SettingsError(f'patience={patience!r}: it must be a whole number of validations, None or "auto".')
     for key in ("clip_norm", "clip_value"):
-        if ask[key] is not None and (isinstance(ask[key], bool) or not isinstance(ask[key], (int, float)) or not ask[key] > 0):
+        if ask[key] is not None and (isinstance(ask[key], bool) or not isinstance(ask[key], Real) or not ask[key] > 0):
             raise SettingsError(f"{key}={ask[key]!r}: it must be a number above 0.")
     for key in ("folder", "name"):
         if ask[key] is not None and not isinstance(ask[key], (str, Path)):

@@ -195,6 +195,13 @@ def test_check_tells_all_problems_at_once(here, capsys):
     assert shell(capsys, "check", "homes.csv", "--set", "data.quote=none")[0] == 0
 
 
+def test_an_exit_of_the_users_own_code_is_no_success(here, capsys):
+    Path("leaves.py").write_text(NET.replace("return self.layers(x)", "raise SystemExit(3)"))
+    with pytest.raises(SystemExit) as told:
+        run(["fit", "homes.csv", "--target", "price", "--model", "leaves.py:Net", "--quiet"])
+    assert told.value.code == 3
+
+
 def test_check_tells_the_options_as_they_are_typed(here, capsys):
     write("bad.csv", [*homes(30), ["big", "3", "Bonn", "1"]])
     code, out, _ = shell(capsys, "check", "bad.csv", "--target", "price")

@@ -5,6 +5,7 @@ Here is only what stands around every command (`commands.py`): `fivestep --versi
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -68,8 +69,11 @@ def run(argv: list[str]) -> int:
         else:
             told, message = [], with_shell_spelling(str(error)).replace(THE_SAME_CALL, f"go on with: fivestep {shlex.join(argv)}")
         return complain(message, as_json, error.exit_code, findings=error.findings if isinstance(error, FindingsError) else (), problems=told)
-    except SystemExit:
-        close_stdout()  # typer's answer to a reader that has left, before we see it
+    except SystemExit as stop:
+        cause = stop.__context__
+        if not (isinstance(cause, OSError) and cause.errno == errno.EPIPE):
+            raise  # of the user's own code
+        close_stdout()  # typer's answer to a reader that has left
         return 0
     except BrokenPipeError:
         close_stdout()  # the reader of our output (head) has left; Python would complain at exit

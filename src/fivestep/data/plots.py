@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fivestep.figures import BLUE, GREEN, ORANGE, figure, literal, shortened, tell_left_out
+from fivestep.figures import BLUE, GREEN, ORANGE, figure, literal, name_ticks, tell_left_out
 
 NAMES = {"train": "training", "val": "validation", "test": "test"}
 COLOURS = {"train": BLUE, "val": ORANGE, "test": GREEN}
@@ -91,14 +91,7 @@ def plot_shares(axes: Any, known: dict[str, np.ndarray], names: Sequence[Any]) -
     width = 0.8 / len(known)
     for position, (part_name, shares) in enumerate(known.items()):
         axes.bar(np.arange(len(names)) + (position - (len(known) - 1) / 2) * width, shares, width, color=COLOURS[part_name], label=NAMES[part_name])
-    turned = len(names) * max(len(shortened(name, 14)) for name in names) > 40
-    axes.set_xticks(
-        range(len(names)),
-        [literal(name, 14) for name in names],
-        rotation=60 if turned else 0,
-        ha="right" if turned else "center",
-        rotation_mode="anchor" if turned else None,
-    )
+    name_ticks(axes, names, 14, 40)
     axes.set(ylabel="share of the split's rows")
     axes.legend()
 

@@ -739,8 +739,9 @@ def whole_as_integers(series: polars.Series) -> polars.Series:
     """Floats that are all whole as integers: pandas turns integers with gaps to floats, and a category is named 2 in both."""
     import polars
 
-    whole = bool((series.drop_nulls() == series.drop_nulls().round()).all())
-    return series.cast(polars.Int64, strict=False) if whole else series
+    present = series.drop_nulls()
+    whole = bool(((present == present.round()) & (present.abs() < 2**53)).all())
+    return series.cast(polars.Int64) if whole else series
 
 
 def _plain(value: Any) -> Any:

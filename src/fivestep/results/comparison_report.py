@@ -36,15 +36,15 @@ def verdict(comparison: Any) -> str:
     best, others = comparison.rows[0], comparison.rows[1:]
     close = [row for row in others if row.verdict.startswith("could be luck")]
     behind = [row for row in others if row.verdict == "worse with this seed"]
-    worse = [row for row in others if row.difference is not None]
-    all_of_them = "the other one" if len(worse) == 1 else f"all {len(worse)} others"
-    unscored = f" {counted(len(others) - len(worse), 'variant')} could not be scored in each of its trainings." if len(worse) < len(others) else ""
+    scored = [row for row in others if row.difference is not None]
+    all_of_them = "the other one" if len(scored) == 1 else f"all {len(scored)} others"
+    unscored = f" {counted(len(others) - len(scored), 'variant')} could not be scored in each of its trainings." if len(scored) < len(others) else ""
     if best.score.value != best.score.value:
         look, told = "bad", "No variant could be scored in each of its trainings, so none is the best."
-    elif comparison.better and worse:
+    elif comparison.better and scored:
         look, told = "good", f"{best.name} is shown better than {all_of_them}.{unscored}"
     elif close:
-        count = all_of_them if len(close) == len(worse) else f"{len(close)} of the {len(worse)} others"
+        count = all_of_them if len(close) == len(scored) else f"{len(close)} of the {len(scored)} others"
         look, told = "warn", f"{best.name} has the best score, but its lead over {count} could be luck.{unscored}"
     elif behind:
         seed = "with one seed each: whether the setting or the seed did it is not told."

@@ -216,7 +216,7 @@ def calibration_figure(found: diagnosis.Predicted) -> str:
         told = "probabilities can be taken at their word" if len(bins) > 2 else "so few bins show no difference"
     least, most = min(one.count for one in bins), max(one.count for one in bins)
     size = f"{least:,} to {most:,}" if least < most else f"{least:,}"
-    of = {"multilabel": "labels of rows", "binary": "rows"}.get(found.task, "rows")
+    of = "labels of rows" if found.task == "multilabel" else "rows"
     below = "the model is too sure" if found.task == "multiclass" else "it comes less often than predicted"
     return figure(drawn, f"Calibration, {size} {of} a bin with 95 % intervals: {told}. Below the dotted line {below}.")
 

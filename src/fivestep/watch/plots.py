@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fivestep.data.plots import names_of_targets
 from fivestep.errors import UsageError
-from fivestep.figures import BLUE, COLOURS, GREEN, GREY, LINES, ORANGE, figure, literal, shortened, tell_left_out
+from fivestep.figures import BLUE, COLOURS, GREEN, GREY, LINES, ORANGE, figure, literal, name_ticks, shortened, tell_left_out
 from fivestep.model.building import nearest
 from fivestep.results import diagnosis
 from fivestep.results.importance import importance
@@ -228,14 +228,7 @@ def plot_confusion(run: Any) -> Any:
                 )
     if len(columns) > len(rows):
         axes.axvline(len(rows) - 0.5, color=GREY, linewidth=0.8)
-    long = max(len(shortened(name, 18)) for name in columns) * len(columns) > 50
-    axes.set_xticks(
-        range(len(columns)),
-        [literal(name, 18) for name in columns],
-        rotation=60 if long else 0,
-        ha="right" if long else "center",
-        rotation_mode="anchor" if long else None,
-    )
+    name_ticks(axes, columns, 18, 50)
     axes.set_yticks(range(len(rows)), [literal(name, 18) for name in rows])
     axes.set(xlabel="called", ylabel="true class", title=told)
     made.colorbar(shown, ax=axes, label="share of the true class")
